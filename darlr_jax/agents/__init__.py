@@ -1,0 +1,1 @@
+"""The two agents, and the one loss that trains both."""

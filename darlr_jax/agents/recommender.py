@@ -1,0 +1,122 @@
+"""The recommender: history -> state -> item (DARLR, recommender agent)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+
+from darlr_jax.agents import categorical
+from darlr_jax.agents.a2c import Losses, actor_critic_loss
+from darlr_jax.config import ExperimentConfig, RecommenderConfig
+from darlr_jax.networks.actor_critic import make_actor_critic
+from darlr_jax.networks.state_tracker import make_state_tracker
+from darlr_jax.types import Array, Key, Network, Observation, Params, RewardScale
+
+
+class RecommenderNetworks(NamedTuple):
+    """State tracker and head; both are trained by the recommender's loss."""
+
+    tracker: Network
+    actor_critic: Network
+
+
+class RecommenderParams(NamedTuple):
+    """Parameters of `RecommenderNetworks`."""
+
+    tracker: Params
+    actor_critic: Params
+
+
+class Action(NamedTuple):
+    """What the recommender did and in which state."""
+
+    item: Array  # [] int32
+    state: Array  # [D]
+    value: Array  # []
+
+
+class RecommenderBatch(NamedTuple):
+    """Stored recommendations, as learning needs them."""
+
+    observation: Observation  # [M, W]
+    used: Array | None  # [M, I] items that were masked, None without a mask
+    item: Array  # [M]
+    target: Array  # [M]
+    advantage: Array  # [M]
+    weight: Array  # [M]
+
+
+def make_networks(
+    config: ExperimentConfig, num_items: int, item_width: int
+) -> RecommenderNetworks:
+    """The networks of I items whose vectors have `item_width` entries."""
+    return RecommenderNetworks(
+        make_state_tracker(config.tracker, num_items, item_width),
+        make_actor_critic(config.recommender.hidden, num_items, item_width + 1),
+    )
+
+
+def init(key: Key, item_vectors: Array, networks: RecommenderNetworks) -> RecommenderParams:
+    """Fresh parameters; `item_vectors [I, D-1]` are the world model's."""
+    tracker_key, head_key = jax.random.split(key)
+    return RecommenderParams(
+        networks.tracker.init(tracker_key, item_vectors),
+        networks.actor_critic.init(head_key),
+    )
+
+
+def act(
+    params: RecommenderParams,
+    key: Key,
+    observation: Observation,
+    used: Array | None,
+    scale: RewardScale,
+    *,
+    networks: RecommenderNetworks,
+    explore: bool,
+) -> Action:
+    """Samples an item. _Unbatched_; the key is consumed.
+
+    Args:
+      params: parameters.
+      key: random key.
+      observation: the last recommendations and their rewards.
+      used: `[I]` items that must not be recommended, or None.
+      scale: of rewards in the state.
+      networks: the pure functions.
+      explore: whether dropout is active, as it is while collecting training data.
+    """
+    sample_key, dropout_key = jax.random.split(key)
+    tracker_key = dropout_key if explore else None
+    state = networks.tracker.apply(params.tracker, observation, scale, tracker_key)
+    output = networks.actor_critic.apply(params.actor_critic, state)
+    mask = None if used is None else ~used
+    item = categorical.sample(sample_key, output.logits, mask)
+    return Action(item, state, output.value)
+
+
+def loss(
+    params: RecommenderParams,
+    key: Key,
+    batch: RecommenderBatch,
+    scale: RewardScale,
+    *,
+    networks: RecommenderNetworks,
+    config: RecommenderConfig,
+) -> tuple[Array, Losses]:
+    """Actor-critic loss of stored recommendations; the key is consumed by dropout."""
+    state = networks.tracker.apply(params.tracker, batch.observation, scale, key)
+    output = networks.actor_critic.apply(params.actor_critic, state)
+    mask = None if batch.used is None else ~batch.used
+    log_probs = categorical.masked_log_softmax(output.logits, mask)
+    losses = actor_critic_loss(
+        categorical.log_prob(log_probs, batch.item),
+        output.value,
+        categorical.entropy(log_probs),
+        batch.target,
+        batch.advantage,
+        batch.weight,
+        config,
+    )
+    return losses.total, losses

@@ -1,0 +1,220 @@
+"""The selector: K_sel reference users, one after another (DARLR, selector agent).
+
+Pick j is drawn without replacement from all users but the current one; its state is a
+transformer over the last w_sel tokens, token 0 of the current user and token j of the
+user picked at j. The K picks of one recommendation are one episode.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from darlr_jax.agents import categorical
+from darlr_jax.agents.a2c import Losses, actor_critic_loss
+from darlr_jax.config import SelectorConfig
+from darlr_jax.types import (
+    Array,
+    Coefficients,
+    Key,
+    Params,
+    References,
+    RewardTables,
+    SelectorNetwork,
+    UserCodes,
+    UserTables,
+)
+
+
+class SelectorState(NamedTuple):
+    """The episode of picks in progress."""
+
+    key: Key
+    tokens: Array  # [w_sel, width] newest first
+    count: Array  # [] int32, valid tokens
+    free: Array  # [U] bool, users that may still be picked
+
+
+class SelectorBatch(NamedTuple):
+    """Stored picks of M recommendations, as learning needs them."""
+
+    user: Array  # [M] the current user
+    context: Array  # [M, D]
+    picked: Array  # [M, K]
+    target: Array  # [M, K]
+    advantage: Array  # [M, K]
+    weight: Array  # [M]
+
+
+def select_references(
+    params: Params,
+    key: Key,
+    user: Array,
+    context: Array,
+    codes: UserCodes,
+    *,
+    network: SelectorNetwork,
+    config: SelectorConfig,
+) -> tuple[Array, Array]:
+    """Picks K_sel users for `user`. _Unbatched_; the key is consumed.
+
+    Args:
+      params: the selector's parameters.
+      key: random key.
+      user: `[]` the current user, never picked.
+      context: `[D]` the recommender's state, detached.
+      codes: projections of all feedback vectors under `params`.
+      network: the pure functions.
+      config: `k_sel` and `window`.
+
+    Returns:
+      Picked users `[K]` int32 and the critic's value before each pick `[K]`.
+    """
+    num_users = codes.keys.shape[0]
+    context_token = network.encode_context(params, context)
+    slots = jnp.arange(config.window)
+
+    def pick(state: SelectorState, _: None) -> tuple[SelectorState, tuple[Array, Array]]:
+        key, sample_key = jax.random.split(state.key)
+        output = network.apply(params, codes.keys, state.tokens, slots < state.count)
+        picked = categorical.sample(sample_key, output.logits, state.free)
+        token = context_token + codes.tokens[picked]
+        following = SelectorState(
+            key,
+            jnp.concatenate([token[None], state.tokens[:-1]]),
+            state.count + 1,
+            state.free.at[picked].set(False),
+        )
+        return following, (picked, output.value)
+
+    first = context_token + codes.tokens[user]
+    tokens = jnp.zeros((config.window, *first.shape)).at[0].set(first)
+    free = jnp.ones((num_users,), bool).at[user].set(False)
+    start = SelectorState(key, tokens, jnp.ones((), jnp.int32), free)
+    _, (users, value) = lax.scan(pick, start, None, length=config.k_sel)
+    return users, value
+
+
+def random_references(key: Key, user: Array, num_users: int, k_sel: int) -> Array:
+    """K_sel uniformly random other users `[K]` without replacement: a control."""
+    noise = jax.random.uniform(key, (num_users,)).at[user].set(-1.0)
+    return lax.top_k(noise, k_sel)[1].astype(jnp.int32)
+
+
+def similarity_gain(user: Array, picked: Array, similarity: Array) -> Array:
+    """r_s = cos(p_u, p_{u_j}) of each pick (DARLR, similarity gain).
+
+    Shapes: user `[]`, picked `[K]`, similarity `[U, U]`; returns `[K]`.
+    """
+    return similarity[user, picked]
+
+
+def diversity_gain(picked: Array, similarity: Array) -> Array:
+    """r_d = sum over v in u_S of [1 - cos(v, u_j)] / |u_S| (DARLR, diversity gain).
+
+    u_S are the users picked before u_j; the first pick gains 0.
+    Shapes: picked `[K]`, similarity `[U, U]`; returns `[K]`.
+    """
+    k_sel = picked.shape[0]
+    distance = 1.0 - similarity[picked[:, None], picked[None, :]]
+    before = jnp.tri(k_sel, k=-1)
+    count = jnp.maximum(jnp.arange(k_sel), 1)
+    return jnp.sum(before * distance, axis=1) / count
+
+
+def reference_users(user: Array, picked: Array, tables: UserTables) -> References:
+    """The picked users `[K]` with their gains."""
+    return References(
+        picked,
+        similarity_gain(user, picked, tables.similarity),
+        diversity_gain(picked, tables.similarity),
+    )
+
+
+def intrinsic_reward(
+    user: Array,
+    item: Array,
+    references: References,
+    tables: RewardTables,
+    coefficients: Coefficients,
+    *,
+    config: SelectorConfig,
+) -> Array:
+    """r^sel = r_hat + lambda_s r_s + lambda_d r_d of each pick `[K]` (DARLR).
+
+    r_hat is the running mean over the picks so far of the base table at the recommended
+    item (our reading of "the single-step recommendation reward"), entered as
+    `config.reward_estimate` says: raw, less the item's mean over users, less the current
+    user's own estimate, or not at all.
+    """
+    gains = coefficients.lambda_s * references.similarity
+    gains += coefficients.lambda_d * references.diversity
+    if config.reward_estimate == "absent":
+        return gains
+    answers = tables.base[references.users, item]
+    if config.reward_estimate == "item_centred":
+        answers -= tables.item_mean[item]
+    if config.reward_estimate == "user_centred":
+        answers -= tables.base[user, item]
+    return jnp.cumsum(answers) / jnp.arange(1, config.k_sel + 1) + gains
+
+
+def loss(
+    params: Params,
+    batch: SelectorBatch,
+    feedback: Array,
+    *,
+    network: SelectorNetwork,
+    config: SelectorConfig,
+) -> tuple[Array, Losses]:
+    """Actor-critic loss of stored picks, all M * K of them at once."""
+    codes = network.encode_users(params, feedback)
+    tokens, valid = _token_windows(params, batch, codes, network, config)
+    output = network.apply(params, codes.keys, tokens, valid)  # [M, K, U], [M, K]
+    mask = _free_users(batch, feedback.shape[0])
+    log_probs = categorical.masked_log_softmax(output.logits, mask)
+    weight = jnp.broadcast_to(batch.weight[:, None], batch.picked.shape)
+    losses = actor_critic_loss(
+        categorical.log_prob(log_probs, batch.picked).ravel(),
+        output.value.ravel(),
+        categorical.entropy(log_probs).ravel(),
+        batch.target.ravel(),
+        batch.advantage.ravel(),
+        weight.ravel(),
+        config,
+    )
+    return losses.total, losses
+
+
+def _token_windows(
+    params: Params,
+    batch: SelectorBatch,
+    codes: UserCodes,
+    network: SelectorNetwork,
+    config: SelectorConfig,
+) -> tuple[Array, Array]:
+    """The windows that each pick saw: tokens `[M, K, w_sel, width]`, valid likewise."""
+    before = jnp.concatenate([batch.user[:, None], batch.picked[:, :-1]], axis=1)
+    context = network.encode_context(params, batch.context)
+    tokens = context[:, None, :] + codes.tokens[before]  # [M, K, width]
+    k_sel = before.shape[1]
+    shifted = [
+        jnp.pad(tokens[:, : max(k_sel - age, 0)], ((0, 0), (min(age, k_sel), 0), (0, 0)))
+        for age in range(config.window)
+    ]
+    valid = jnp.arange(config.window)[None, :] <= jnp.arange(k_sel)[:, None]
+    windows = jnp.stack(shifted, axis=2)
+    return windows, jnp.broadcast_to(valid[None], windows.shape[:-1])
+
+
+def _free_users(batch: SelectorBatch, num_users: int) -> Array:
+    """Which users `[M, K, U]` each pick could choose, from the order of the picks."""
+    size, k_sel = batch.picked.shape
+    rows = jnp.arange(size)
+    turn = jnp.full((size, num_users), k_sel, jnp.int32)  # when a user was taken
+    turn = turn.at[rows[:, None], batch.picked].set(jnp.arange(k_sel)[None, :])
+    turn = turn.at[rows, batch.user].set(-1)
+    return turn[:, None, :] >= jnp.arange(k_sel)[None, :, None]

@@ -1,0 +1,348 @@
+"""Experiment configuration: frozen dataclasses, validation, dotted overrides.
+
+Every number of an experiment is a documented field below. The tree is hashable, so that
+it can be a static argument of a compiled program; the coefficients that may vary
+without a new compilation are read out of it by `darlr_jax.types.Coefficients`.
+
+The module imports neither JAX nor NumPy: `--help` and a mistyped flag cost no start-up.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A configuration value that cannot be used; the message is one clear line."""
+
+
+def one_of(*names: str, default: str) -> Any:
+    """A field that takes one of `names`."""
+    return dataclasses.field(default=default, metadata={"choices": names})
+
+
+def between(low: float, high: float, *, default: Any) -> Any:
+    """A number (or a tuple of numbers) in `[low, high]`."""
+    return dataclasses.field(default=default, metadata={"range": (low, high)})
+
+
+_LARGE = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+    """Which feedback is loaded. The sizes below apply to `synthetic` alone."""
+
+    name: str = "synthetic"
+    num_users: int = between(2, _LARGE, default=200)
+    num_items: int = between(2, _LARGE, default=120)
+    num_tags: int = between(1, 1000, default=12)
+    num_clusters: int = between(1, _LARGE, default=6)
+    log_density: float = between(0.001, 1.0, default=0.15)
+    seed: int = between(0, _LARGE, default=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModelConfig:
+    """DeepFM ensemble (protocol.md 2)."""
+
+    embedding_dim: int = between(1, 4096, default=8)
+    hidden: tuple[int, ...] = between(1, 65536, default=(128, 128))
+    output: str = one_of("identity", "sigmoid", default="identity")
+    members: int = between(1, 1000, default=5)
+    identical_init: bool = True  # the published members share their initial weights
+    epochs: int = between(1, 100000, default=5)
+    batch_size: int = between(1, _LARGE, default=1024)  # logged rows a gradient step
+    negatives: int = between(1, 1000, default=5)  # drawn pairs a logged row
+    learning_rate: float = between(0.0, 10.0, default=1e-3)
+    weight_decay: float = between(0.0, _LARGE, default=0.1)  # on every parameter, a batch
+    embedding_decay: float = between(0.0, _LARGE, default=1e-5)
+    seed: int = between(0, _LARGE, default=2022)
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvironmentConfig:
+    """Episode length and exit rule (protocol.md 3.4)."""
+
+    max_turn: int = between(1, 100000, default=30)
+    exit_rule: str = one_of("tags", "distance", "none", default="tags")
+    exit_window: int = between(1, 100000, default=1)  # N: past items looked at
+    exit_threshold: float = between(0.0, _LARGE, default=0.0)  # M: repeats, or distance
+    published_window: bool = True  # the slice of the published code, shorter for t < N
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackerConfig:
+    """State tracker: the last `window` (item, reward) pairs -> state (protocol.md 4)."""
+
+    kind: str = one_of("average", "transformer", default="average")
+    window: int = between(1, 1000, default=3)  # W, w_rec
+    layers: int = between(1, 64, default=2)
+    heads: int = between(1, 64, default=1)
+    dropout: float = between(0.0, 0.99, default=0.1)  # transformer only, in training
+    fresh_items: bool = False  # redraw item embeddings ("scratch") or keep the model's
+
+
+@dataclasses.dataclass(frozen=True)
+class A2CConfig:
+    """What the two agents share: one loss, used twice (protocol.md 5)."""
+
+    learning_rate: float = between(0.0, 10.0, default=1e-3)
+    discount: float = between(0.0, 1.0, default=0.9)
+    value_weight: float = between(0.0, _LARGE, default=0.5)
+    entropy_weight: float = between(0.0, _LARGE, default=0.0)
+    normalize_advantage: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RecommenderConfig(A2CConfig):
+    """The recommender: state -> item (method.md 4)."""
+
+    hidden: tuple[int, ...] = between(1, 65536, default=(64, 64))
+    mask_used_items: bool = False  # in training; the NX evaluation modes always mask
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectorConfig(A2CConfig):
+    """The selector: K_sel reference users, one after another (method.md 3)."""
+
+    k_sel: int = between(1, _LARGE, default=15)
+    lambda_s: float = between(-_LARGE, _LARGE, default=1.0)  # similarity gain
+    lambda_d: float = between(-_LARGE, _LARGE, default=0.1)  # diversity gain
+    feedback: str = one_of("logged", "predicted", "embedding", default="predicted")
+    center_feedback: bool = False  # subtract the item mean from the feedback rows
+    reward_estimate: str = one_of(  # how r_hat enters the intrinsic reward
+        "raw", "item_centred", "user_centred", "absent", default="raw"
+    )
+    item_in_state: bool = False  # append the embedding of i_t to the selector's state
+    window: int = between(1, 1000, default=3)  # w_sel
+    width: int = between(1, 4096, default=32)
+    layers: int = between(1, 64, default=1)
+    heads: int = between(1, 64, default=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """How a simulated recommendation is paid: one row of `methods.METHODS`, and more."""
+
+    estimate: str = one_of(
+        "true", "world_model", "neighbours", "population_mean", "user_centred",
+        "references", default="references",
+    )  # fmt: skip
+    uncertainty: str = one_of(
+        "none", "ensemble_variance", "neighbour_variance", "neighbour_cosine", "dynamic",
+        default="dynamic",
+    )  # fmt: skip
+    references: str = one_of(
+        "none", "learned", "random", "nearest", "self", default="learned"
+    )
+    lambda_u: float = between(-_LARGE, _LARGE, default=0.01)  # uncertainty penalty
+    lambda_e: float = between(-_LARGE, _LARGE, default=0.05)  # entropy bonus
+    entropy_orders: tuple[int, ...] = between(1, 2, default=(1, 2))
+    neighbours: int = between(1, _LARGE, default=15)  # k of ROLeR, and of k-NN overlap
+    neighbour_weights: str = one_of(  # mean form, II-weight, II-weight-div, -norm
+        "mean", "cosine", "cosine_div", "cosine_norm", default="cosine_norm"
+    )
+    neighbour_cosine: str = one_of("min", "avg", "max", default="avg")  # I-cos_*
+    neighbour_signature: str = one_of("predicted", "logged", default="predicted")
+    denominator_floor: float = between(1e-12, _LARGE, default=1e-3)  # of r_s + r_d
+    overwrite: bool = False  # references read the latest estimates, not the base table
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Schedule of the policy training (protocol.md 5)."""
+
+    epochs: int = between(1, _LARGE, default=200)
+    environments: int = between(1, _LARGE, default=100)  # episodes a collect
+    steps_per_epoch: int = between(1, _LARGE, default=100_000)
+    batch_size: int = between(1, _LARGE, default=1024)  # transitions a gradient step
+    warm_up_epochs: int = between(0, _LARGE, default=0)  # on ROLeR's static reward
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation after every epoch (protocol.md 6)."""
+
+    episodes: int = between(1, _LARGE, default=100)  # users drawn, a mode and epoch
+    all_users: bool = True  # beside it: every user once, with common random numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment: a method on a data set."""
+
+    method: str = "darlr"
+    dataset: DatasetConfig = DatasetConfig()
+    world_model: WorldModelConfig = WorldModelConfig()
+    environment: EnvironmentConfig = EnvironmentConfig()
+    tracker: TrackerConfig = TrackerConfig()
+    recommender: RecommenderConfig = RecommenderConfig()
+    selector: SelectorConfig = SelectorConfig()
+    reward: RewardConfig = RewardConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str:
+    """The clause "did you mean ...?" for a misspelt `name`, or the list of names."""
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"one of: {', '.join(names)}"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain nested dictionaries, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"selector.k_sel": 15, ...}` for every leaf field."""
+    flat = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten(value, f"{prefix}{field.name}."))
+        else:
+            flat[prefix + field.name] = value
+    return flat
+
+
+def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
+    """The inverse of `to_dict`. Raises ConfigError on unknown or ill-typed fields."""
+    flat = _flatten_mapping(values)
+    return replace(ExperimentConfig(), flat)
+
+
+def replace(config: Any, changes: Mapping[str, Any]) -> Any:
+    """`config` with dotted `changes` applied, each checked for type, choice and range.
+
+    Raises:
+      ConfigError: unknown field (with the nearest name), wrong type, value out of range.
+    """
+    for path, value in changes.items():
+        config = _replace_one(config, path.split("."), value, path)
+    return config
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Turns `["selector.k_sel=20", ...]` into `{"selector.k_sel": 20, ...}`.
+
+    Values are read as Python literals; what is none is taken as text. Nothing is
+    evaluated.
+    """
+    changes = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"--set={text}: expected FIELD=VALUE, as selector.k_sel=20")
+        changes[path.strip()] = _literal(value.strip())
+    return changes
+
+
+def _literal(text: str) -> Any:
+    aliases = {"true": True, "false": False}
+    if text.lower() in aliases:
+        return aliases[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _flatten_mapping(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten_mapping(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _replace_one(config: Any, path: list[str], value: Any, full: str) -> Any:
+    if not dataclasses.is_dataclass(config):
+        raise ConfigError(f"{full}: {full.rpartition('.')[0]} has no fields of its own")
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    name, rest = path[0], path[1:]
+    if name not in fields:
+        raise ConfigError(f"{full}: no such field; {_suggest(full, name, fields)}")
+    current = getattr(config, name)
+    if rest:
+        value = _replace_one(current, rest, value, full)
+    elif dataclasses.is_dataclass(current):
+        raise ConfigError(f"{full}: is a group of fields; set one, as {full}.NAME=VALUE")
+    else:
+        expected = typing.get_type_hints(type(config))[name]
+        value = _coerce(value, expected, full)
+        _check(value, fields[name].metadata, full)
+    return dataclasses.replace(config, **{name: value})
+
+
+def _suggest(full: str, name: str, fields: Iterable[str]) -> str:
+    prefix = full.rpartition(name)[0]
+    return nearest_name(name, fields).replace("mean '", f"mean '{prefix}")
+
+
+def _coerce(value: Any, expected: Any, full: str) -> Any:
+    """`value` as the field's type; ints pass for floats, lists for tuples."""
+    kind = typing.get_origin(expected) or expected
+    if kind is tuple:
+        element = typing.get_args(expected)[0]
+        values = value if isinstance(value, tuple | list) else (value,)
+        return tuple(_coerce(v, element, full) for v in values)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is str and not isinstance(value, str):
+        value = str(value)
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
+        raise ConfigError(f"{full}={value!r}: expected {_type_name(expected)}")
+    return value
+
+
+def _type_name(expected: Any) -> str:
+    names = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+    return names.get(getattr(expected, "__name__", ""), str(expected))
+
+
+def _check(value: Any, metadata: Mapping[str, Any], full: str) -> None:
+    choices = metadata.get("choices")
+    if choices and value not in choices:
+        raise ConfigError(f"{full}={value!r}: {nearest_name(value, choices)}")
+    if "range" in metadata:
+        low, high = metadata["range"]
+        for number in value if isinstance(value, tuple) else (value,):
+            if not low <= number <= high:  # also refuses nan
+                raise ConfigError(f"{full}={value!r}: must be within [{low:g}, {high:g}]")
+
+
+def validate(config: ExperimentConfig) -> None:
+    """Refuses settings that contradict each other, before any work is done.
+
+    Raises:
+      ConfigError: names the two fields and what to change.
+    """
+    reward = config.reward
+    needs_references = reward.estimate == "references" or reward.uncertainty == "dynamic"
+    if needs_references and reward.references == "none":
+        raise ConfigError(
+            "reward.references='none': reward.estimate='references' and "
+            "reward.uncertainty='dynamic' need learned, random, nearest or self"
+        )
+    if not needs_references and reward.references != "none":
+        raise ConfigError(
+            f"reward.references={reward.references!r}: nothing uses the references; set "
+            "reward.estimate=references or reward.references=none"
+        )
+    if config.selector.width % config.selector.heads:
+        raise ConfigError(
+            f"selector.heads={config.selector.heads}: must divide "
+            f"selector.width={config.selector.width}"
+        )
+    if len(set(reward.entropy_orders)) != len(reward.entropy_orders):
+        raise ConfigError(f"reward.entropy_orders={reward.entropy_orders}: repeated order")

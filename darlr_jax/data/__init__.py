@@ -1,0 +1,1 @@
+"""Raw files, or a generator, turned into one `Dataset` record (NumPy; runs once)."""

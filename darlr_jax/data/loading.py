@@ -1,0 +1,156 @@
+"""From a configuration to a checked data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+from darlr_jax.config import DatasetConfig, nearest_name
+from darlr_jax.data import coat, synthetic
+from darlr_jax.data.dataset import (
+    CategoricalFeature,
+    DataError,
+    Dataset,
+    InteractionLog,
+)
+
+
+def load_dataset(config: DatasetConfig, data_dir: str | None = None) -> Dataset:
+    """Loads or generates the data set of a configuration, and checks it.
+
+    Args:
+      config: `config.name` says which.
+      data_dir: the folder that holds one folder a data set; `synthetic` needs none.
+
+    Raises:
+      DataError: unknown name, missing or malformed files, contradictory contents.
+    """
+    if config.name not in _LOADERS:
+        hint = nearest_name(config.name, _LOADERS)
+        raise DataError(f"dataset.name={config.name!r}: no such data set; {hint}")
+    dataset = _LOADERS[config.name](config, data_dir)
+    check(dataset)
+    return dataset
+
+
+def _load_coat(config: DatasetConfig, data_dir: str | None) -> Dataset:
+    return coat.load(_require_folder(config, data_dir))
+
+
+def _generate(config: DatasetConfig, data_dir: str | None) -> Dataset:
+    del data_dir  # There is nothing to read.
+    return synthetic.generate(config)
+
+
+_LOADERS: dict[str, Callable[[DatasetConfig, str | None], Dataset]] = {
+    "coat": _load_coat,
+    "synthetic": _generate,
+}
+
+
+def _require_folder(config: DatasetConfig, data_dir: str | None) -> str:
+    if not data_dir:
+        raise DataError(
+            f"dataset.name={config.name!r}: its files are needed; give --data_dir=DIR "
+            f"where DIR/{config.name} holds them"
+        )
+    return data_dir
+
+
+def data_hash(dataset: Dataset) -> str:
+    """One sha256 over the names and digests of all sources: what a run stands on."""
+    lines = (f"{digest}  {name}\n" for name, digest in sorted(dataset.sources.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+# --- integrity ------------------------------------------------------------------------
+
+
+def check(dataset: Dataset) -> None:
+    """Refuses a record that contradicts itself, before anything is computed from it.
+
+    Raises:
+      DataError: names the field, and what was expected and found.
+    """
+    if dataset.true_reward.ndim != 2 or min(dataset.true_reward.shape) < 2:
+        raise DataError(
+            f"true_reward: expected at least 2 users x 2 items, found shape "
+            f"{dataset.true_reward.shape}"
+        )
+    users, items = dataset.num_logged_users, dataset.num_logged_items
+    _check_array("true_reward", dataset.true_reward, np.float32)
+    _check_axis(
+        "environment_users", dataset.environment_users, dataset.num_users, users
+    )
+    _check_axis(
+        "environment_items", dataset.environment_items, dataset.num_items, items
+    )
+    _check_log("log", dataset.log, users, items)
+    _check_log("held_out", dataset.held_out, users, items)
+    for feature in dataset.user_features:
+        _check_feature(feature, users)
+    for feature in dataset.item_features:
+        _check_feature(feature, items)
+    _check_array("item_dense", dataset.item_dense, np.float32, (items, None))
+    _check_array("item_tags", dataset.item_tags, np.bool_, (dataset.num_items, None))
+    groups = len(dataset.dominated_names)
+    _check_array("dominated", dataset.dominated, np.bool_, (groups, dataset.num_items))
+
+
+def _check_array(
+    name: str,
+    array: np.ndarray,
+    dtype: type[np.generic],
+    shape: tuple[int | None, ...] | None = None,
+) -> None:
+    """Type, finiteness and, where given, shape; None stands for any length."""
+    if array.dtype != dtype:
+        raise DataError(f"{name}: expected {dtype.__name__}, found {array.dtype}")
+    expected = shape or array.shape
+    if len(array.shape) != len(expected) or any(
+        want not in (None, found)
+        for want, found in zip(expected, array.shape, strict=True)
+    ):
+        raise DataError(f"{name}: expected shape {expected}, found {array.shape}")
+    finite = np.isfinite(array)
+    if not finite.all():
+        where = tuple(int(index) for index in np.argwhere(~finite)[0])
+        raise DataError(
+            f"{name}: expected finite numbers, found {array[where]} at {where}"
+        )
+
+
+def _check_ids(
+    name: str, ids: np.ndarray, size: int, shape: tuple[int | None, ...]
+) -> None:
+    _check_array(name, ids, np.int32, shape)
+    outside = ids[(ids < 0) | (ids >= size)]
+    if outside.size:
+        raise DataError(f"{name}: expected ids in [0, {size}), found {outside[0]}")
+
+
+def _check_axis(name: str, ids: np.ndarray, length: int, size: int) -> None:
+    """The logged ids of the rows or columns of `true_reward`."""
+    _check_ids(name, ids, size, (length,))
+    values, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise DataError(
+            f"{name}: expected distinct ids, found {values[counts > 1][0]} twice"
+        )
+
+
+def _check_log(name: str, log: InteractionLog, users: int, items: int) -> None:
+    if not len(log):
+        raise DataError(f"{name}: holds no interaction")
+    rows = (len(log),)
+    _check_ids(f"{name}.users", log.users, users, rows)
+    _check_ids(f"{name}.items", log.items, items, rows)
+    _check_array(f"{name}.labels", log.labels, np.float32, rows)
+    if log.times is not None:
+        _check_array(f"{name}.times", log.times, np.int64, rows)
+
+
+def _check_feature(feature: CategoricalFeature, rows: int) -> None:
+    _check_ids(f"feature {feature.name}", feature.codes, feature.size, (rows, None))

@@ -1,0 +1,105 @@
+"""Text files of numbers, read with errors that say where to look."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from darlr_jax.data.dataset import DataError
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """The hexadecimal digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def read_integers(
+    path: Path, shape: tuple[int, int], *, low: int, high: int, origin: str
+) -> np.ndarray:
+    """Reads a matrix of small whole numbers, one row a line, separated by spaces.
+
+    A byte-order mark, Windows line ends, trailing spaces and empty lines at the end are
+    harmless; every other departure is refused.
+
+    Args:
+      path: the file.
+      shape: the rows and columns that it must have.
+      low: the smallest value allowed.
+      high: the largest value allowed.
+      origin: who publishes the file; told to whoever lacks it.
+
+    Returns:
+      [rows, columns] int32.
+
+    Raises:
+      DataError: the file is missing, unreadable, empty, truncated or of another shape,
+        or a value is none of `low..high`; names the file, the line and the column.
+    """
+    rows = _read_rows(path, origin)
+    _check_shape(path, rows, shape)
+    values = {str(value): value for value in range(low, high + 1)}
+    try:
+        return np.array([[values[text] for text in row] for row in rows], np.int32)
+    except KeyError:
+        line, column, text = _first_unknown(rows, values)
+        raise DataError(
+            f"{path}: line {line}, column {column}: expected a whole number from {low} "
+            f"to {high}, found {text[:20]!r}"
+        ) from None
+
+
+def _read_rows(path: Path, origin: str) -> list[list[str]]:
+    """The fields of each line, without empty lines at the end."""
+    try:
+        # Universal newlines, as `str.splitlines` would also split at form feeds.
+        with path.open(encoding="utf-8-sig") as file:
+            rows = [line.split() for line in file]
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such file; it comes from {origin} and belongs at this path"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is no text file; expected lines of numbers") from None
+    while rows and not rows[-1]:
+        rows.pop()
+    if not rows:
+        raise DataError(f"{path}: is empty; expected lines of numbers")
+    return rows
+
+
+def _check_shape(path: Path, rows: list[list[str]], shape: tuple[int, int]) -> None:
+    """Tells a ragged row from a matrix that is regular but not the expected one."""
+    height, width = shape
+    widths = [len(row) for row in rows]
+    if len(set(widths)) > 1:
+        line = next(n for n, found in enumerate(widths, start=1) if found != width)
+        hint = "; the file ends here: is it truncated?" if line == len(rows) else ""
+        raise DataError(
+            f"{path}: line {line}: expected {width} numbers, found "
+            f"{widths[line - 1]}{hint}"
+        )
+    found = (len(rows), widths[0])
+    if found != shape:
+        short = found[0] < height and found[1] == width
+        hint = f"; the file ends at line {found[0]}: is it truncated?" if short else ""
+        raise DataError(
+            f"{path}: expected {height} x {width} numbers, found {found[0]} x "
+            f"{found[1]}{hint}"
+        )
+
+
+def _first_unknown(
+    rows: list[list[str]], values: dict[str, int]
+) -> tuple[int, int, str]:
+    """Line, column (both from 1) and text of the first field that is no key."""
+    return next(
+        (line, column, text)
+        for line, row in enumerate(rows, start=1)
+        for column, text in enumerate(row, start=1)
+        if text not in values
+    )

@@ -1,0 +1,1 @@
+"""The trained recommender against the true feedback."""

@@ -1,0 +1,71 @@
+"""The comparison table in code: a method is a row of choices over one pipeline.
+
+Adding a method is adding a row and, at most, one function in `simulation/rewards.py`.
+The module imports neither JAX nor NumPy.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from darlr_jax.config import ConfigError, nearest_name
+
+
+class Method(NamedTuple):
+    """One row; the fields are those of `config.RewardConfig`."""
+
+    estimate: str  # whose reward is believed
+    uncertainty: str  # what is subtracted
+    entropy: bool  # whether the entropy bonus is added
+    references: str  # who answers for the user
+    summary: str  # one line for --help and the tables
+
+
+METHODS: dict[str, Method] = {
+    # The published comparison.
+    "gt": Method(
+        "true", "none", False, "none", "A2C on the true reward (GT-Reward)"
+    ),
+    "mbpo": Method(
+        "world_model", "none", False, "none", "A2C on the world model's prediction"
+    ),
+    "mopo": Method(
+        "world_model", "ensemble_variance", False, "none",
+        "MBPO less the ensemble's largest predicted variance",
+    ),
+    "dorl": Method(
+        "world_model", "ensemble_variance", True, "none",
+        "MOPO with the k-order entropy bonus",
+    ),
+    "roler": Method(
+        "neighbours", "none", True, "none",
+        "mean over the k nearest users, frozen",
+    ),
+    "darlr": Method(
+        "references", "dynamic", True, "learned",
+        "mean over selected reference users, dynamic uncertainty",
+    ),
+    # Controls of DARLR: the same pipeline with one thing replaced.
+    "darlr_random": Method(
+        "references", "dynamic", True, "random", "DARLR with random reference users"
+    ),
+    "darlr_nearest": Method(
+        "references", "dynamic", True, "nearest", "DARLR with the k nearest other users"
+    ),
+    "darlr_self": Method(
+        "references", "dynamic", True, "self", "DARLR with the user as only reference"
+    ),
+    "population_mean": Method(
+        "population_mean", "none", False, "none", "the mean prediction over all users"
+    ),
+    "user_centred": Method(
+        "user_centred", "none", False, "none", "the prediction without the user's level"
+    ),
+}  # fmt: skip
+
+
+def get_method(name: str) -> Method:
+    """The row called `name`. Raises ConfigError with the nearest name."""
+    if name not in METHODS:
+        raise ConfigError(f"--method={name}: no such method; {nearest_name(name, METHODS)}")
+    return METHODS[name]

@@ -1,0 +1,1 @@
+"""Networks behind `init` and `apply`: the only place that knows Flax."""

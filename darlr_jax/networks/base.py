@@ -1,0 +1,56 @@
+"""Layers and initialisers shared by the networks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from darlr_jax.types import Array
+
+
+def symmetric_uniform(fan_in: int) -> Any:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of the published code."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Linear(nn.Module):
+    """Affine map whose kernel and bias start as U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+
+    features: int
+    use_bias: bool = True
+    kernel_init: Any = None  # symmetric_uniform of the inputs
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """Maps `[..., n]` to `[..., features]`."""
+        default = symmetric_uniform(inputs.shape[-1])
+        layer = nn.Dense(
+            self.features,
+            self.use_bias,
+            kernel_init=self.kernel_init or default,
+            bias_init=default,
+        )
+        return layer(inputs)
+
+
+class MLP(nn.Module):
+    """Linear-ReLU layers."""
+
+    hidden: tuple[int, ...]
+    kernel_init: Any = None  # symmetric_uniform of the inputs
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """Maps `[..., n]` to `[..., hidden[-1]]`."""
+        for width in self.hidden:
+            inputs = nn.relu(Linear(width, kernel_init=self.kernel_init)(inputs))
+        return inputs

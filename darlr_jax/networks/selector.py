@@ -1,0 +1,88 @@
+"""The selector's network: a window of user tokens -> logits over users and a value.
+
+A token is the linear image of s_rec ⊕ p_u. The image of a concatenation is the sum of
+two images, so the part of the user is computed once for all users (`encode_users`) and
+the part of the recommender's state once per recommendation (`encode_context`). The actor
+compares its query with a key of every user: its parameters do not grow with U.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from darlr_jax.config import SelectorConfig
+from darlr_jax.networks.base import MLP, Linear
+from darlr_jax.networks.transformer import WindowTransformer
+from darlr_jax.types import (
+    ActorCriticOutput,
+    Array,
+    Key,
+    Params,
+    SelectorNetwork,
+    UserCodes,
+)
+
+
+class Selector(nn.Module):
+    """Transformer over the last w_sel picks (paper, selector state)."""
+
+    config: SelectorConfig
+
+    def setup(self) -> None:
+        """Declares the layers; the methods below share them."""
+        width = self.config.width
+        self.user_token = Linear(width)
+        self.user_key = Linear(width)
+        self.context_token = Linear(width)
+        self.transformer = WindowTransformer(self.config.layers, self.config.heads)
+        self.actor = Linear(width)
+        self.critic_hidden = MLP((width,))
+        self.critic = Linear(1)
+
+    def encode_users(self, feedback: Array) -> UserCodes:
+        """Maps feedback vectors `[U, F]` to tokens and keys `[U, width]`."""
+        return UserCodes(self.user_token(feedback), self.user_key(feedback))
+
+    def encode_context(self, context: Array) -> Array:
+        """Maps the recommender's state `[..., D]` to `[..., width]`."""
+        return self.context_token(context)
+
+    def pick(self, keys: Array, tokens: Array, valid: Array) -> ActorCriticOutput:
+        """Maps tokens `[..., w_sel, width]`, newest first, to logits `[..., U]`."""
+        hidden = self.transformer(tokens, valid)
+        query = self.actor(hidden) / math.sqrt(self.config.width)
+        value = self.critic(self.critic_hidden(hidden))
+        return ActorCriticOutput(query @ keys.T, value[..., 0])
+
+    def __call__(self, feedback: Array, context: Array) -> ActorCriticOutput:
+        """Touches every parameter once; for initialisation."""
+        codes = self.encode_users(feedback)
+        token = codes.tokens[0] + self.encode_context(context)
+        return self.pick(codes.keys, token[None], jnp.ones((1,), bool))
+
+
+def make_selector(
+    config: SelectorConfig, feedback_width: int, context_width: int
+) -> SelectorNetwork:
+    """The selector's four pure functions; see `types.SelectorNetwork`."""
+    module = Selector(config)
+
+    def init(key: Key) -> Params:
+        feedback = jnp.zeros((1, feedback_width))
+        return module.init(key, feedback, jnp.zeros((context_width,)))["params"]
+
+    def encode_users(params: Params, feedback: Array) -> UserCodes:
+        return module.apply({"params": params}, feedback, method="encode_users")
+
+    def encode_context(params: Params, context: Array) -> Array:
+        return module.apply({"params": params}, context, method="encode_context")
+
+    def apply(
+        params: Params, keys: Array, tokens: Array, valid: Array
+    ) -> ActorCriticOutput:
+        return module.apply({"params": params}, keys, tokens, valid, method="pick")
+
+    return SelectorNetwork(init, encode_users, encode_context, apply)

@@ -1,0 +1,84 @@
+"""State trackers: the last W (item, reward) pairs -> the recommender's state."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from darlr_jax.config import TrackerConfig
+from darlr_jax.networks.transformer import WindowTransformer
+from darlr_jax.types import EMPTY, Array, Key, Network, Observation, Params, RewardScale
+
+_FRESH_STD = 0.01  # of the start token, and of every item with `fresh_items`
+
+
+class StateTracker(nn.Module):
+    """Tokens [e(item), scaled reward], averaged or read by a transformer."""
+
+    config: TrackerConfig
+    num_items: int
+    item_width: int
+
+    @nn.compact
+    def __call__(
+        self, observation: Observation, scale: RewardScale, deterministic: bool = True
+    ) -> Array:
+        """Maps items and rewards `[..., W]` to a state `[..., item_width + 1]`."""
+        vectors = self.param(
+            "item_vectors",
+            nn.initializers.normal(_FRESH_STD),
+            (self.num_items + 1, self.item_width),  # the last row is the start token
+        )
+        valid = observation.items != EMPTY
+        embedded = vectors[jnp.where(valid, observation.items, 0)]
+        rewards = (observation.rewards - scale.low) / (scale.high - scale.low)
+        rewards = jnp.minimum(rewards, 1.0)
+        tokens = jnp.concatenate([embedded, rewards[..., None]], axis=-1)
+        tokens = jnp.where(valid[..., None], tokens, 0.0)
+        if self.config.kind == "average":
+            count = jnp.sum(valid, axis=-1, keepdims=True).astype(tokens.dtype)
+            return jnp.sum(tokens, axis=-2) / count
+        transformer = WindowTransformer(
+            self.config.layers, self.config.heads, self.config.dropout
+        )
+        return transformer(tokens, valid, deterministic)
+
+
+def make_state_tracker(config: TrackerConfig, num_items: int, item_width: int) -> Network:
+    """State tracker of the published protocol, section 4.
+
+    Returns:
+      `init(key, item_vectors [I, D-1]) -> params`, which starts from the world model's
+      item vectors unless `config.fresh_items`, and
+      `apply(params, observation, scale, dropout_key=None) -> state [D]`; without a key
+      there is no dropout.
+    """
+    module = StateTracker(config, num_items, item_width)
+
+    def init(key: Key, item_vectors: Array) -> Params:
+        window = jnp.full((config.window,), num_items, jnp.int32)
+        observation = Observation(window, jnp.zeros((config.window,)))
+        scale = RewardScale(jnp.zeros(()), jnp.ones(()))
+        params = module.init(key, observation, scale)["params"]
+        if config.fresh_items:
+            return params
+        vectors = params["item_vectors"].at[:num_items].set(item_vectors)
+        return params | {"item_vectors": vectors}
+
+    def apply(
+        params: Params,
+        observation: Observation,
+        scale: RewardScale,
+        dropout_key: Key | None = None,
+    ) -> Array:
+        deterministic = dropout_key is None or not _uses_dropout(config)
+        rngs = None if deterministic else {"dropout": dropout_key}
+        return module.apply(
+            {"params": params}, observation, scale, deterministic, rngs=rngs
+        )
+
+    return Network(init, apply)
+
+
+def _uses_dropout(config: TrackerConfig) -> bool:
+    return config.kind == "transformer" and config.dropout > 0

@@ -1,0 +1,113 @@
+"""A post-norm transformer encoder over a short window, read at its newest token.
+
+Used twice: by the state tracker over the last recommendations and by the selector over
+the last picked users. The published tracker reads the *oldest* slot without a padding
+mask, so that a state depends on the other states of its batch; this one masks absent
+tokens and reads the newest (docs/deviations.md).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from flax import linen as nn
+from jax import numpy as jnp
+
+from darlr_jax.networks.base import Linear
+from darlr_jax.types import Array
+
+_MASKED = -1e9  # finite, so that a row without any valid token stays free of nan
+
+
+def sinusoidal_positions(length: int, width: int) -> np.ndarray:
+    """Position codes `[length, width]`; position 0 is the newest token."""
+    rates = np.exp(np.arange(0, width, 2) * (-np.log(10_000.0) / width))
+    angles = np.arange(length)[:, None] * rates[None, :]
+    codes = np.zeros((length, width), np.float32)
+    codes[:, 0::2] = np.sin(angles)
+    codes[:, 1::2] = np.cos(angles)[:, : width // 2]
+    return codes
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `queries` to `tokens`."""
+
+    heads: int
+    dropout: float
+
+    @nn.compact
+    def __call__(
+        self, queries: Array, tokens: Array, valid: Array, deterministic: bool
+    ) -> Array:
+        """Maps queries `[..., Q, D]`, tokens `[..., W, D]`, valid `[..., W]` to `[..., Q, D]`."""
+        width = tokens.shape[-1]
+        head_shape = (self.heads, width // self.heads)
+
+        def project(name: str, inputs: Array) -> Array:
+            dense = nn.Dense(width, kernel_init=nn.initializers.xavier_uniform(), name=name)
+            return dense(inputs).reshape(*inputs.shape[:-1], *head_shape)
+
+        query, key, value = (
+            project("query", queries),
+            project("key", tokens),
+            project("value", tokens),
+        )
+        scores = jnp.einsum("...qhd,...whd->...hqw", query, key) / np.sqrt(head_shape[1])
+        scores = jnp.where(valid[..., None, None, :], scores, _MASKED)
+        weights = nn.Dropout(self.dropout)(
+            nn.softmax(scores), deterministic=deterministic
+        )
+        mixed = jnp.einsum("...hqw,...whd->...qhd", weights, value)
+        return Linear(width, name="out")(mixed.reshape(queries.shape))
+
+
+class EncoderLayer(nn.Module):
+    """Attention and feed-forward, each followed by dropout, residual and norm."""
+
+    heads: int
+    dropout: float
+
+    @nn.compact
+    def __call__(
+        self, queries: Array, tokens: Array, valid: Array, deterministic: bool
+    ) -> Array:
+        """Maps queries `[..., Q, D]` to `[..., Q, D]`."""
+        width = queries.shape[-1]
+
+        def drop(inputs: Array) -> Array:
+            return nn.Dropout(self.dropout)(inputs, deterministic=deterministic)
+
+        attention = Attention(self.heads, self.dropout)
+        attended = attention(queries, tokens, valid, deterministic)
+        hidden = nn.LayerNorm(epsilon=1e-5)(queries + drop(attended))
+        inner = drop(nn.relu(Linear(width)(hidden)))
+        return nn.LayerNorm(epsilon=1e-5)(hidden + drop(Linear(width)(inner)))
+
+
+class WindowTransformer(nn.Module):
+    """`layers` encoder layers; the last one computes the newest token alone."""
+
+    layers: int
+    heads: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, tokens: Array, valid: Array, deterministic: bool = True) -> Array:
+        """Maps tokens `[..., W, D]`, newest first, and valid `[..., W]` to `[..., D]`.
+
+        Raises:
+          ValueError: the number of heads does not divide D.
+        """
+        length, width = tokens.shape[-2:]
+        if width % self.heads:
+            raise ValueError(
+                f"{self.heads} attention heads do not divide the token width {width}: "
+                "set the number of heads to a divisor"
+            )
+        positions = jnp.asarray(sinusoidal_positions(length, width))
+        positions = positions.reshape((1,) * (tokens.ndim - 2) + positions.shape)
+        tokens = nn.Dropout(self.dropout)(tokens + positions, deterministic=deterministic)
+        for layer in range(self.layers):
+            queries = tokens[..., :1, :] if layer == self.layers - 1 else tokens
+            encoder = EncoderLayer(self.heads, self.dropout)
+            tokens = encoder(queries, tokens, valid, deterministic)
+        return tokens[..., 0, :]

@@ -1,0 +1,1 @@
+"""The world that both agents live in: episodes, exit rule, rewards."""

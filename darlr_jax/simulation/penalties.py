@@ -1,0 +1,54 @@
+"""What is subtracted from and added to an estimated reward: one formula each."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from darlr_jax.types import Array, EntropyTables
+
+
+def dynamic_uncertainty(
+    value: Array, previous: Array, similarity: Array, diversity: Array, floor: Array
+) -> Array:
+    """P'_U = |r_dyn - r_{-1}| / (r_s + r_d) (DARLR, dynamic uncertainty penalty).
+
+    Args:
+      value: `[]` r_dyn, the present estimate.
+      previous: `[]` r_{-1}, the stored one.
+      similarity: `[K]` r_s of each pick; its mean enters.
+      diversity: `[K]` r_d of each pick; its mean enters.
+      floor: `[]` smallest denominator (ours: cosines can be zero or negative).
+    """
+    denominator = jnp.mean(similarity) + jnp.mean(diversity)
+    return jnp.abs(value - previous) / jnp.maximum(denominator, floor)
+
+
+def entropy_bonus(
+    item: Array, previous_item: Array, tables: EntropyTables, orders: tuple[int, ...]
+) -> Array:
+    """H_t = H({a_t}) + H({a_{t-1}, a_t}) over the orders in use (protocol.md 3.3).
+
+    Args:
+      item: `[]` the recommended item.
+      previous_item: `[]` the one before; outside [0, I) at the first turn, where the
+        missing order-2 term counts 1.
+      tables: entropy of the next item in the log, by key.
+      orders: a subset of (1, 2); none makes the bonus 0.
+    """
+    bonus = jnp.zeros(())
+    if 1 in orders:
+        bonus += tables.single[item]
+    if 2 in orders:
+        bonus += _pair_entropy(item, previous_item, tables)
+    return bonus
+
+
+def _pair_entropy(item: Array, previous_item: Array, tables: EntropyTables) -> Array:
+    num_items = tables.single.shape[0]
+    known = (previous_item >= 0) & (previous_item < num_items)
+    low, high = jnp.minimum(item, previous_item), jnp.maximum(item, previous_item)
+    code = low * num_items + high
+    slot = jnp.searchsorted(tables.pair_codes, code)
+    slot = jnp.minimum(slot, tables.pair_codes.shape[0] - 1)
+    listed = known & (tables.pair_codes[slot] == code)
+    return jnp.where(listed, tables.pair_entropy[slot], 1.0)

@@ -1,0 +1,184 @@
+"""Data set + world model -> the arrays that policy training runs on.
+
+Here, and only here, a method's choice of reward estimate and uncertainty becomes a table.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from darlr_jax.config import ConfigError, ExperimentConfig, RewardConfig
+from darlr_jax.data import statistics
+from darlr_jax.data.dataset import Dataset
+from darlr_jax.types import (
+    EnvParams,
+    RewardTables,
+    SimulationTables,
+    UserTables,
+    WorldModelTables,
+)
+
+
+def build_tables(
+    dataset: Dataset, world_model: WorldModelTables, config: ExperimentConfig
+) -> SimulationTables:
+    """Every array of policy training, as NumPy arrays.
+
+    Raises:
+      ConfigError: more reference users or neighbours asked for than there are others.
+    """
+    _check_sizes(dataset.num_users, config)
+    return SimulationTables(
+        env=environment_params(dataset, config),
+        rewards=reward_tables(dataset, world_model, config),
+        users=user_tables(dataset, world_model, config),
+        item_vectors=world_model.item_vectors,
+    )
+
+
+def environment_params(dataset: Dataset, config: ExperimentConfig) -> EnvParams:
+    """What users react to: tags and distances of items (protocol.md 3.4)."""
+    by_distance = config.environment.exit_rule == "distance"
+    distance = (
+        statistics.item_distances(dataset.true_reward)
+        if by_distance
+        else np.zeros((0, 0), np.float32)
+    )
+    return EnvParams(
+        item_tags=dataset.item_tags.astype(np.float32),
+        item_distance=distance,
+        exit_threshold=np.float32(config.environment.exit_threshold),
+        num_users=np.int32(dataset.num_users),
+    )
+
+
+def reward_tables(
+    dataset: Dataset, world_model: WorldModelTables, config: ExperimentConfig
+) -> RewardTables:
+    """Base and static estimates, static uncertainty, and the bounds of the shift."""
+    reward = config.reward
+    base = dataset.true_reward if reward.estimate == "true" else world_model.prediction
+    estimate = reward.estimate
+    if estimate == "references":  # until the warm-up ends, ROLeR's static reward
+        estimate = "neighbours" if config.training.warm_up_epochs else "world_model"
+    uncertainty = static_uncertainty(dataset, world_model, reward)
+    # Published bounds are those of the DeepFM tables, whatever replaces these; the
+    # dynamic uncertainty has no table, so the shift is that of the base table alone.
+    dynamic = reward.uncertainty == "dynamic"
+    variance = np.zeros(1, np.float32) if dynamic else world_model.variance
+    return RewardTables(
+        base=base,
+        item_mean=base.mean(axis=0),
+        static=static_reward(dataset, world_model, reward, estimate),
+        uncertainty=uncertainty,
+        entropy=statistics.entropy_tables(
+            dataset.log,
+            dataset.environment_items,
+            dataset.num_logged_items,
+            reward.entropy_orders,
+        ),
+        estimate_low=np.min(base),
+        estimate_high=np.max(base),
+        uncertainty_low=np.min(variance),
+        uncertainty_high=np.max(variance),
+    )
+
+
+def static_reward(
+    dataset: Dataset, world_model: WorldModelTables, reward: RewardConfig, estimate: str
+) -> np.ndarray:
+    """The frozen reward table `[U, I]` that `estimate` names."""
+    prediction = world_model.prediction
+    if estimate == "true":
+        return dataset.true_reward
+    if estimate == "neighbours":
+        return neighbour_reward(dataset, prediction, reward)
+    item_mean = prediction.mean(axis=0, keepdims=True)
+    if estimate == "population_mean":
+        return np.broadcast_to(item_mean, prediction.shape).copy()
+    if estimate == "user_centred":
+        return prediction - prediction.mean(axis=1, keepdims=True) + prediction.mean()
+    return prediction
+
+
+def neighbour_reward(
+    dataset: Dataset, prediction: np.ndarray, reward: RewardConfig
+) -> np.ndarray:
+    """ROLeR's reward: rows of the k most similar users, mixed (protocol.md 7).
+
+    The user itself is one of its neighbours, as published. Weights: `mean` 1/k,
+    `cosine` cos (II-weight), `cosine_div` cos / k, `cosine_norm` cos / sum of cos.
+    """
+    users, cosines = _neighbours(dataset, prediction, reward)
+    total = np.sum(cosines, axis=1, keepdims=True)
+    k = np.float32(users.shape[1])
+    weights = {
+        "mean": np.full_like(cosines, 1.0 / k),
+        "cosine": cosines,
+        "cosine_div": cosines / k,
+        "cosine_norm": cosines / np.maximum(total, np.finfo(np.float32).tiny),
+    }[reward.neighbour_weights]
+    mixed = np.zeros_like(prediction)
+    for column in range(users.shape[1]):  # keeps the memory of one table
+        mixed += weights[:, column : column + 1] * prediction[users[:, column]]
+    return mixed
+
+
+def static_uncertainty(
+    dataset: Dataset, world_model: WorldModelTables, reward: RewardConfig
+) -> np.ndarray:
+    """The static uncertainty table `[U, I]` (protocol.md 3.1 and 7).
+
+    `neighbour_variance` is I-var, the population variance over the k neighbours' rows;
+    `neighbour_cosine` is I-cos_{min,avg,max}, of 1 - cos over the neighbours, the same for
+    every item. With the weighted neighbour rewards ROLeR's penalty is 0: no uncertainty.
+    """
+    prediction = world_model.prediction
+    if reward.uncertainty == "ensemble_variance":
+        return world_model.variance
+    if reward.uncertainty == "neighbour_variance":
+        users, _ = _neighbours(dataset, prediction, reward)
+        return np.stack([prediction[row].var(axis=0) for row in users])
+    if reward.uncertainty == "neighbour_cosine":
+        _, cosines = _neighbours(dataset, prediction, reward)
+        reduce = {"min": np.min, "avg": np.mean, "max": np.max}[reward.neighbour_cosine]
+        distance = reduce(1.0 - cosines, axis=1, keepdims=True)
+        return np.broadcast_to(distance, prediction.shape).astype(np.float32)
+    return np.zeros_like(prediction)
+
+
+def user_tables(
+    dataset: Dataset, world_model: WorldModelTables, config: ExperimentConfig
+) -> UserTables:
+    """Feedback vectors p_u, their cosines, and every user's nearest others."""
+    feedback = {
+        "logged": lambda: statistics.logged_feedback(dataset),
+        "predicted": lambda: world_model.prediction,
+        "embedding": lambda: world_model.user_vectors,
+    }[config.selector.feedback]()
+    if config.selector.center_feedback:
+        feedback = feedback - feedback.mean(axis=0, keepdims=True)
+    k = min(config.selector.k_sel, dataset.num_users - 1)
+    neighbours, _ = statistics.nearest_users(feedback, k, include_self=False)
+    similarity = statistics.cosine_similarity(feedback)
+    return UserTables(np.asarray(feedback, np.float32), similarity, neighbours)
+
+
+def _neighbours(
+    dataset: Dataset, prediction: np.ndarray, reward: RewardConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    logged = reward.neighbour_signature == "logged"
+    signature = statistics.logged_feedback(dataset) if logged else prediction
+    return statistics.nearest_users(signature, reward.neighbours, include_self=True)
+
+
+def _check_sizes(num_users: int, config: ExperimentConfig) -> None:
+    if config.reward.references != "none" and config.selector.k_sel >= num_users:
+        raise ConfigError(
+            f"selector.k_sel={config.selector.k_sel}: must be below the number of users "
+            f"({num_users}), a user being no reference of its own"
+        )
+    if config.reward.neighbours > num_users:
+        raise ConfigError(
+            f"reward.neighbours={config.reward.neighbours}: there are {num_users} users"
+        )

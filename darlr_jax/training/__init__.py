@@ -1,0 +1,1 @@
+"""The compiled training epoch: roll out, shape rewards, update both agents."""

@@ -1,0 +1,162 @@
+"""What a method compiles to: networks, optimisers and the functions it chose.
+
+Built once from the configuration. Everything here is static; arrays come as arguments.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from darlr_jax.agents import recommender, selector
+from darlr_jax.config import ExperimentConfig
+from darlr_jax.networks.selector import make_selector
+from darlr_jax.simulation import rewards
+from darlr_jax.types import (
+    UNVISITED,
+    AgentState,
+    Array,
+    Coefficients,
+    Key,
+    Params,
+    SelectorNetwork,
+    SimulationTables,
+    TrainState,
+    UserCodes,
+    UserTables,
+)
+
+
+class ChooseReferences(Protocol):
+    """Picks reference users for one user: `-> (users [K], value [K])`."""
+
+    def __call__(
+        self,
+        params: Params,
+        key: Key,
+        user: Array,
+        context: Array,
+        codes: UserCodes | None,
+        users: UserTables,
+    ) -> tuple[Array, Array]:
+        """Unbatched; the key is consumed."""
+
+
+class Program(NamedTuple):
+    """A method, ready to be compiled."""
+
+    config: ExperimentConfig
+    recommender: recommender.RecommenderNetworks
+    selector: SelectorNetwork | None  # None: the references are not learned
+    recommender_optimizer: optax.GradientTransformation
+    selector_optimizer: optax.GradientTransformation
+    estimate_reward: rewards.RewardEstimator
+    choose_references: ChooseReferences | None  # None: the method has no references
+
+
+def build_program(config: ExperimentConfig, tables: SimulationTables) -> Program:
+    """Binds the configuration's choices; reads only the shapes of `tables`."""
+    num_items = tables.rewards.base.shape[1]
+    item_width = tables.item_vectors.shape[1]
+    networks = recommender.make_networks(config, num_items, item_width)
+    network = None
+    if config.reward.references == "learned":
+        context_width = item_width + 1 + item_width * config.selector.item_in_state
+        feedback_width = tables.users.feedback.shape[1]
+        network = make_selector(config.selector, feedback_width, context_width)
+    return Program(
+        config=config,
+        recommender=networks,
+        selector=network,
+        recommender_optimizer=optax.adam(config.recommender.learning_rate),
+        selector_optimizer=optax.adam(config.selector.learning_rate),
+        estimate_reward=_reward_estimator(config),
+        choose_references=_reference_chooser(config, network),
+    )
+
+
+def coefficients_of(config: ExperimentConfig) -> Coefficients:
+    """The traced numbers of a configuration."""
+    return Coefficients(
+        lambda_u=jnp.asarray(config.reward.lambda_u),
+        lambda_e=jnp.asarray(config.reward.lambda_e),
+        lambda_s=jnp.asarray(config.selector.lambda_s),
+        lambda_d=jnp.asarray(config.selector.lambda_d),
+        denominator_floor=jnp.asarray(config.reward.denominator_floor),
+    )
+
+
+def init_state(key: Key, tables: SimulationTables, *, program: Program) -> TrainState:
+    """A fresh run of one seed; the key is consumed. Lift over seeds with `vmap`."""
+    recommender_key, selector_key, key, evaluation_key = jax.random.split(key, 4)
+    params = recommender.init(recommender_key, tables.item_vectors, program.recommender)
+    return TrainState(
+        recommender=_agent(params, program.recommender_optimizer),
+        selector=None
+        if program.selector is None
+        else _agent(program.selector.init(selector_key), program.selector_optimizer),
+        previous_estimates=_no_estimates(tables, program.config),
+        key=key,
+        evaluation_key=evaluation_key,
+        epoch=jnp.zeros((), jnp.int32),
+        env_steps=jnp.zeros((), jnp.int32),
+    )
+
+
+def _agent(params: Params, optimizer: optax.GradientTransformation) -> AgentState:
+    return AgentState(params, optimizer.init(params))
+
+
+def _no_estimates(tables: SimulationTables, config: ExperimentConfig) -> Array:
+    shape = tables.rewards.base.shape if keeps_estimates(config) else (0, 0)
+    return jnp.full(shape, UNVISITED, jnp.float32)
+
+
+def keeps_estimates(config: ExperimentConfig) -> bool:
+    """Whether anything reads the store of previous estimates."""
+    return config.reward.uncertainty == "dynamic" or config.reward.overwrite
+
+
+def _reward_estimator(config: ExperimentConfig) -> rewards.RewardEstimator:
+    estimator: rewards.RewardEstimator = rewards.static_estimate
+    if config.reward.estimate == "references":
+        overwrite = config.reward.overwrite
+        estimator = (
+            rewards.overwritten_estimate if overwrite else rewards.reference_estimate
+        )
+    if config.reward.uncertainty == "dynamic":
+        estimator = rewards.with_dynamic_uncertainty(estimator)
+    return estimator
+
+
+def _reference_chooser(
+    config: ExperimentConfig, network: SelectorNetwork | None
+) -> ChooseReferences | None:
+    k_sel = config.selector.k_sel
+
+    def learned(params, key, user, context, codes, users):  # type: ignore[no-untyped-def]
+        return selector.select_references(
+            params, key, user, context, codes, network=network, config=config.selector
+        )
+
+    def random(params, key, user, context, codes, users):  # type: ignore[no-untyped-def]
+        num_users = users.feedback.shape[0]
+        return selector.random_references(key, user, num_users, k_sel), jnp.zeros(k_sel)
+
+    def nearest(params, key, user, context, codes, users):  # type: ignore[no-untyped-def]
+        return users.neighbours[user], jnp.zeros(k_sel)
+
+    def itself(params, key, user, context, codes, users):  # type: ignore[no-untyped-def]
+        return user[None], jnp.zeros(1)
+
+    choosers: dict[str, ChooseReferences | None] = {
+        "none": None,
+        "learned": learned,
+        "random": random,
+        "nearest": nearest,
+        "self": itself,
+    }
+    return choosers[config.reward.references]

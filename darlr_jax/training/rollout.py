@@ -1,0 +1,285 @@
+"""One batch of training episodes: act, select, estimate, shape, step.
+
+Nothing here is differentiated: learning re-evaluates what is stored.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from darlr_jax.agents import recommender, selector
+from darlr_jax.agents.recommender import Action
+from darlr_jax.config import ExperimentConfig
+from darlr_jax.simulation import environment, penalties, rewards
+from darlr_jax.training.program import Program, keeps_estimates
+from darlr_jax.types import (
+    UNVISITED,
+    Array,
+    Coefficients,
+    EnvState,
+    Estimate,
+    Key,
+    Params,
+    References,
+    RewardScale,
+    RewardTables,
+    SelectorTrajectory,
+    SimulationTables,
+    TrainState,
+    Transition,
+    UserCodes,
+)
+
+
+class RolloutInputs(NamedTuple):
+    """What one collect reads; constant while it lasts."""
+
+    recommender: Params
+    selector: Params | None
+    codes: UserCodes | None
+    in_warm_up: Array  # [] bool
+    shift: Array  # [] MIN_R of the shaped reward
+    scale: RewardScale  # of shaped rewards in the state
+    tables: SimulationTables
+    coefficients: Coefficients
+
+
+def collect(
+    state: TrainState,
+    key: Key,
+    tables: SimulationTables,
+    coefficients: Coefficients,
+    *,
+    program: Program,
+) -> tuple[Transition, Array]:
+    """Rolls out one episode in each environment. The key is consumed.
+
+    Returns:
+      Transitions `[T, B]`, and the store of previous estimates after them.
+    """
+    config = program.config
+    key, user_key = jax.random.split(key)
+    user_keys = jax.random.split(user_key, config.training.environments)
+    users = jax.vmap(environment.draw_user, (0, None))(user_keys, tables.env)
+    reset = functools.partial(
+        environment.reset,
+        num_items=tables.rewards.base.shape[1],
+        history=max(config.tracker.window, config.environment.exit_window),
+    )
+    inputs = _rollout_inputs(state, tables, coefficients, program)
+    turn = functools.partial(_turn, inputs=inputs, program=program)
+    carry = (jax.vmap(reset)(users), state.previous_estimates, key)
+    carry, transitions = lax.scan(turn, carry, None, config.environment.max_turn)
+    return transitions, carry[1]
+
+
+def state_reward_scale(tables: RewardTables, coefficients: Coefficients) -> RewardScale:
+    """Shaped rewards enter the state as r / (MAX_R - MIN_R) (protocol.md 4.1)."""
+    bounds = rewards.reward_bounds(tables, coefficients)
+    return RewardScale(jnp.zeros_like(bounds.low), bounds.high - bounds.low)
+
+
+def _rollout_inputs(
+    state: TrainState,
+    tables: SimulationTables,
+    coefficients: Coefficients,
+    program: Program,
+) -> RolloutInputs:
+    params, codes = None, None
+    if program.selector is not None and state.selector is not None:
+        params = state.selector.params
+        codes = program.selector.encode_users(params, tables.users.feedback)
+    return RolloutInputs(
+        recommender=state.recommender.params,
+        selector=params,
+        codes=codes,
+        in_warm_up=state.epoch < program.config.training.warm_up_epochs,
+        shift=rewards.reward_bounds(tables.rewards, coefficients).low,
+        scale=state_reward_scale(tables.rewards, coefficients),
+        tables=tables,
+        coefficients=coefficients,
+    )
+
+
+def _turn(
+    carry: tuple[EnvState, Array, Key],
+    _: None,
+    *,
+    inputs: RolloutInputs,
+    program: Program,
+) -> tuple[tuple[EnvState, Array, Key], Transition]:
+    """One turn of all environments."""
+    state, previous, key = carry
+    config = program.config
+    key, turn_key = jax.random.split(key)
+    keys = jax.random.split(turn_key, state.user.shape[0])
+    recommend = functools.partial(_recommend, inputs=inputs, program=program)
+    transition = jax.vmap(recommend, (0, 0, None))(state, keys, previous)
+    step = functools.partial(environment.step, config=config.environment)
+    following = jax.vmap(step, (0, 0, 0, None))(
+        state, transition.item, transition.reward, inputs.tables.env
+    )
+    if keeps_estimates(config):
+        previous = record_estimates(
+            previous,
+            state.user,
+            transition.item,
+            transition.metrics["estimate"],
+            transition.weight,
+        )
+    transition = transition._replace(discount=following.discount)
+    return (following, previous, key), transition
+
+
+def _recommend(
+    state: EnvState,
+    key: Key,
+    previous: Array,
+    *,
+    inputs: RolloutInputs,
+    program: Program,
+) -> Transition:
+    """One recommendation and what it pays. _Unbatched_; the discount is set later."""
+    config, coefficients = program.config, inputs.coefficients
+    act_key, select_key = jax.random.split(key)
+    observation = environment.observe(state, config.tracker.window)
+    masks = config.recommender.mask_used_items
+    action = recommender.act(
+        inputs.recommender,
+        act_key,
+        observation,
+        state.used if masks else None,
+        inputs.scale,
+        networks=program.recommender,
+        explore=True,
+    )
+    references, trajectory = _select(state.user, action, select_key, inputs, program)
+    estimate = _estimate(
+        state.user, action.item, references, previous, inputs, program
+    )
+    bonus = penalties.entropy_bonus(
+        action.item,
+        state.items[0],
+        inputs.tables.rewards.entropy,
+        config.reward.entropy_orders,
+    )
+    reward = rewards.shape_reward(estimate, bonus, inputs.shift, coefficients)
+    metrics = {
+        "estimate": estimate.value,
+        "shaped_reward": reward,
+        "penalty": coefficients.lambda_u * estimate.uncertainty,
+        "entropy_bonus": bonus,
+    }
+    if references is not None:
+        first = _is_first_visit(state.user, action.item, previous, config)
+        metrics |= _reference_metrics(
+            state.user, action.item, references, estimate, first, inputs.tables
+        )
+    return Transition(
+        user=state.user,
+        observation=observation,
+        used=state.used if masks else state.used[:0],
+        item=action.item,
+        value=action.value,
+        reward=reward,
+        discount=state.discount,
+        weight=(state.discount > 0).astype(jnp.float32),
+        selector=trajectory,
+        metrics=metrics,
+    )
+
+
+def _select(
+    user: Array, action: Action, key: Key, inputs: RolloutInputs, program: Program
+) -> tuple[References | None, SelectorTrajectory | None]:
+    """The method's reference users, and the selector's trajectory if they are learned."""
+    if program.choose_references is None:
+        return None, None
+    config, tables = program.config.selector, inputs.tables
+    context = action.state
+    if config.item_in_state:
+        vectors = inputs.recommender.tracker["item_vectors"]
+        context = jnp.concatenate([context, vectors[action.item]])
+    picked, value = program.choose_references(
+        inputs.selector, key, user, context, inputs.codes, tables.users
+    )
+    references = selector.reference_users(user, picked, tables.users)
+    if program.selector is None:
+        return references, None
+    reward = selector.intrinsic_reward(
+        user, action.item, references, tables.rewards, inputs.coefficients, config=config
+    )
+    return references, SelectorTrajectory(context, picked, value, reward)
+
+
+def _estimate(
+    user: Array,
+    item: Array,
+    references: References | None,
+    previous: Array,
+    inputs: RolloutInputs,
+    program: Program,
+) -> Estimate:
+    """The method's estimate, or ROLeR's static one while the warm-up lasts."""
+    arguments = (
+        user, item, references, previous, inputs.tables.rewards, inputs.coefficients
+    )  # fmt: skip
+    estimate = program.estimate_reward(*arguments)
+    if not program.config.training.warm_up_epochs:
+        return estimate
+    static = rewards.static_estimate(*arguments)
+    choose = functools.partial(jnp.where, inputs.in_warm_up)
+    return jax.tree.map(choose, static, estimate)
+
+
+def _is_first_visit(
+    user: Array, item: Array, previous: Array, config: ExperimentConfig
+) -> Array:
+    if not keeps_estimates(config):
+        return jnp.zeros((), bool)
+    return previous[user, item] == UNVISITED
+
+
+def _reference_metrics(
+    user: Array,
+    item: Array,
+    references: References | None,
+    estimate: Estimate,
+    first: Array,
+    tables: SimulationTables,
+) -> dict[str, Array]:
+    """What shows whether a selector selects: logged of every run with references."""
+    if references is None:
+        return {}
+    neighbours = tables.users.neighbours[user]
+    is_neighbour = jnp.any(references.users[:, None] == neighbours[None, :], axis=1)
+    uncertainty = estimate.uncertainty
+    return {
+        "similarity": jnp.mean(references.similarity),
+        "diversity": jnp.mean(references.diversity),
+        "inflation": estimate.value - tables.rewards.base[user, item],
+        "knn_overlap": jnp.mean(is_neighbour),
+        "first_visits": first.astype(jnp.float32),
+        "uncertainty_first": jnp.where(first, uncertainty, 0.0),
+        "uncertainty_repeat": jnp.where(first, 0.0, uncertainty),
+    }
+
+
+def record_estimates(
+    previous: Array, users: Array, items: Array, values: Array, weights: Array
+) -> Array:
+    """Stores the estimates `[B]` of one turn in `previous [U, I]`.
+
+    Environments that hit one cell in the same turn store their mean: no result depends
+    on the order in which a scatter writes.
+    """
+    same = (users[:, None] == users[None, :]) & (items[:, None] == items[None, :])
+    same = same * weights[None, :]
+    means = (same @ values) / jnp.maximum(jnp.sum(same, axis=1), 1.0)
+    rows = jnp.where(weights > 0, users, previous.shape[0])  # out of range: dropped
+    return previous.at[rows, items].set(means, mode="drop")

@@ -1,0 +1,245 @@
+"""Learning from one collect: returns, minibatches, a gradient step of each agent."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from darlr_jax.agents import recommender, selector
+from darlr_jax.agents.a2c import Losses, discounted_returns
+from darlr_jax.simulation.environment import can_end_early
+from darlr_jax.training.program import Program
+from darlr_jax.types import (
+    AgentState,
+    Array,
+    Key,
+    Params,
+    RewardScale,
+    SelectorTrajectory,
+    TrainState,
+    Transition,
+)
+
+_AnyBatch = TypeVar(
+    "_AnyBatch", recommender.RecommenderBatch, selector.SelectorBatch
+)
+
+
+class Batch(NamedTuple):
+    """Stored decisions of both agents in M recommendations."""
+
+    recommender: recommender.RecommenderBatch
+    selector: selector.SelectorBatch | None
+
+
+class Group(NamedTuple):
+    """Minibatches of one static width, taken in turn."""
+
+    starts: Array  # [n] first slot of each, in the random order
+    ends: Array  # [n] one behind its last slot
+    width: int
+
+
+class Learners(NamedTuple):
+    """What minibatches update."""
+
+    recommender: AgentState
+    selector: AgentState | None
+    key: Key
+
+
+def update_agents(
+    state: TrainState,
+    transitions: Transition,
+    key: Key,
+    scale: RewardScale,
+    feedback: Array,
+    *,
+    program: Program,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One pass over the transitions `[T, B]` in random minibatches (protocol.md 5).
+
+    Returns and advantages are those of the policy that acted; later minibatches use
+    them unchanged. The key is consumed.
+
+    Args:
+      state: both agents.
+      transitions: one collect.
+      key: random key.
+      scale: of shaped rewards in the state.
+      feedback: `[U, F]` vectors p_u.
+      program: the method.
+
+    Returns:
+      The new state, and `{recommender,selector}_{total,policy,value,entropy}` losses,
+      means over the minibatches.
+    """
+    batch = stored_decisions(transitions, program)
+    key, order_key = jax.random.split(key)
+    order = _random_order(order_key, batch.recommender.weight)
+    step = functools.partial(
+        _minibatch_step,
+        batch=batch,
+        order=order,
+        scale=scale,
+        feedback=feedback,
+        program=program,
+    )
+    learners = Learners(state.recommender, state.selector, key)
+    losses, real = [], []
+    for group in minibatch_groups(batch.recommender.weight, program):
+        scan_step = functools.partial(step, width=group.width)
+        learners, outputs = lax.scan(scan_step, learners, (group.starts, group.ends))
+        losses.append(outputs)
+        real.append(group.ends > group.starts)
+    weight = jnp.concatenate(real).astype(jnp.float32)
+    weight /= jnp.sum(weight)
+    means = jax.tree.map(lambda *leaves: jnp.concatenate(leaves) @ weight, *losses)
+    state = state.replace(recommender=learners.recommender, selector=learners.selector)
+    return state, means
+
+
+def minibatch_groups(weight: Array, program: Program) -> list[Group]:
+    """Splits the real transitions into minibatches, the remainder joining the last.
+
+    Sizes follow the published code: 3,000 transitions in batches of 1,024 make 1,024 and
+    1,976. Where sessions can end early the number of real transitions is known at run
+    time alone; then all minibatches have the width of the largest possible one, and
+    those without any real transition change nothing.
+    """
+    slots, size = weight.shape[0], program.config.training.batch_size
+    most = max(1, slots // size)
+    starts = jnp.arange(most) * size
+    if not can_end_early(program.config.environment):
+        ends = jnp.append(starts[1:], slots)
+        last = Group(starts[-1:], ends[-1:], slots - (most - 1) * size)
+        return [Group(starts[:-1], ends[:-1], size), last] if most > 1 else [last]
+    count = jnp.sum(weight).astype(jnp.int32)
+    batches = jnp.maximum(count // size, 1)
+    ends = jnp.where(jnp.arange(most) == batches - 1, count, starts + size)
+    ends = jnp.where(jnp.arange(most) < batches, ends, starts)
+    return [Group(starts, ends, min(slots, 2 * size - 1))]
+
+
+def stored_decisions(transitions: Transition, program: Program) -> Batch:
+    """Flattens transitions `[T, B]` to decisions `[T * B]` with their returns."""
+    config = program.config.recommender
+    returns = jax.vmap(discounted_returns, (1, 1, 0), 1)
+    target = returns(
+        transitions.reward,
+        config.discount * transitions.discount,
+        jnp.zeros_like(transitions.reward[0]),
+    )
+    masks = config.mask_used_items
+    batch = Batch(
+        recommender.RecommenderBatch(
+            observation=transitions.observation,
+            used=transitions.used if masks else None,
+            item=transitions.item,
+            target=target,
+            advantage=target - transitions.value,
+            weight=transitions.weight,
+        ),
+        _stored_picks(transitions, program),
+    )
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+
+
+def _stored_picks(
+    transitions: Transition, program: Program
+) -> selector.SelectorBatch | None:
+    """The selector's part: K picks are an episode, worth nothing after the last."""
+    trajectory: SelectorTrajectory | None = transitions.selector
+    if trajectory is None:
+        return None
+    discount = program.config.selector.discount
+    k_sel = trajectory.users.shape[-1]
+    discounts = jnp.where(jnp.arange(k_sel) < k_sel - 1, discount, 0.0)
+    returns = jax.vmap(jax.vmap(discounted_returns, (0, None, None)), (0, None, None))
+    target = returns(trajectory.reward, discounts, jnp.zeros(()))
+    return selector.SelectorBatch(
+        user=transitions.user,
+        context=trajectory.state,
+        picked=trajectory.users,
+        target=target,
+        advantage=target - trajectory.value,
+        weight=transitions.weight,
+    )
+
+
+def _random_order(key: Key, weight: Array) -> Array:
+    """A random order of the slots, real transitions first, padded for slicing."""
+    noise = jax.random.uniform(key, weight.shape)
+    order = jnp.argsort(jnp.where(weight > 0, noise, 2.0))
+    return jnp.pad(order, (0, weight.shape[0]))
+
+
+def _minibatch_step(
+    learners: Learners,
+    bounds: tuple[Array, Array],
+    *,
+    width: int,
+    batch: Batch,
+    order: Array,
+    scale: RewardScale,
+    feedback: Array,
+    program: Program,
+) -> tuple[Learners, dict[str, Array]]:
+    """A gradient step of each agent on the slots `[start, end)` of the order."""
+    start, end = bounds
+    rows = lax.dynamic_slice(order, (start,), (width,))
+    chosen = jax.tree.map(lambda leaf: leaf[rows], batch)
+    inside = (jnp.arange(width) < end - start).astype(jnp.float32)
+    key, dropout_key = jax.random.split(learners.key)
+    config = program.config
+    recommender_loss = functools.partial(
+        recommender.loss,
+        key=dropout_key,
+        batch=_weighted(chosen.recommender, inside),
+        scale=scale,
+        networks=program.recommender,
+        config=config.recommender,
+    )
+    new_recommender, losses = _gradient_step(
+        learners.recommender, recommender_loss, program.recommender_optimizer
+    )
+    metrics = {f"recommender_{k}": v for k, v in losses._asdict().items()}
+    new_selector = learners.selector
+    if chosen.selector is not None and learners.selector is not None:
+        selector_loss = functools.partial(
+            selector.loss,
+            batch=_weighted(chosen.selector, inside),
+            feedback=feedback,
+            network=program.selector,
+            config=config.selector,
+        )
+        new_selector, losses = _gradient_step(
+            learners.selector, selector_loss, program.selector_optimizer
+        )
+        metrics |= {f"selector_{k}": v for k, v in losses._asdict().items()}
+    updated = Learners(new_recommender, new_selector, key)
+    if can_end_early(config.environment):  # an empty minibatch must not move Adam
+        keep = functools.partial(jnp.where, end > start)
+        updated = jax.tree.map(keep, updated, learners._replace(key=key))
+    return updated, metrics
+
+
+def _weighted(batch: _AnyBatch, inside: Array) -> _AnyBatch:
+    """Leaves the slots behind a minibatch's end out of its loss."""
+    return batch._replace(weight=batch.weight * inside)
+
+
+def _gradient_step(
+    agent: AgentState,
+    loss_fn: Callable[[Params], tuple[Array, Losses]],
+    optimizer: optax.GradientTransformation,
+) -> tuple[AgentState, Losses]:
+    grads, losses = jax.grad(loss_fn, has_aux=True)(agent.params)
+    updates, opt_state = optimizer.update(grads, agent.opt_state, agent.params)
+    return AgentState(optax.apply_updates(agent.params, updates), opt_state), losses

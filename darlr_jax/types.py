@@ -1,0 +1,246 @@
+"""The architecture in one file: the records that cross module borders.
+
+Data flows through them in this order::
+
+    Dataset -> WorldModelTables -> SimulationTables -> EnvState -> Transition
+            -> TrainState -> EpochMetrics
+
+Axis legend, used in every comment and docstring of the package:
+
+    B  episodes of a batch          U  users               W  window of a tracker
+    T  turns of an episode          I  items (actions)     N  window of the exit rule
+    K  reference users (k_sel)      C  item tags           M  transitions of a minibatch
+    S  seeds                        F  width of a feedback vector
+    E  ensemble members             D  width of a state
+
+A `NamedTuple` is a record that flows; a `flax.struct.dataclass` is state that is carried
+and updated with `.replace`. Shapes are those of one element; a leading B, T or S is
+added where a function is lifted with `vmap` or `scan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+Array = jax.Array
+Key = jax.Array  # a typed key, from jax.random.key; whoever receives one consumes it
+Params = Any  # a pytree of arrays
+
+EMPTY = -1  # an item slot of a history that holds nothing yet
+UNVISITED = float("-inf")  # a cell of `previous_estimates` without an estimate
+
+
+class Network(NamedTuple):
+    """The border to the neural-network library: two pure functions."""
+
+    init: Callable[..., Params]  # (key) -> params
+    apply: Callable[..., Any]  # (params, *inputs) -> outputs
+
+
+class SelectorNetwork(NamedTuple):
+    """As `Network`, with the work that depends on the user alone done once."""
+
+    init: Callable[..., Params]  # (key) -> params
+    encode_users: Callable[..., UserCodes]  # (params, feedback [U, F]) -> codes
+    encode_context: Callable[..., Array]  # (params, context [D]) -> part of a token
+    apply: Callable[..., ActorCriticOutput]  # (params, keys, tokens, valid) -> output
+
+
+class ActorCriticOutput(NamedTuple):
+    """What both agents compute from their state."""
+
+    logits: Array  # [I] recommender, [U] selector
+    value: Array  # []
+
+
+class UserCodes(NamedTuple):
+    """Projections of the feedback vectors p_u, computed once per set of parameters."""
+
+    tokens: Array  # [U, D] what the selector's state holds of a user
+    keys: Array  # [U, D] what a selector state is compared with
+
+
+class WorldModelTables(NamedTuple):
+    """What the policies need of a fitted world model (protocol.md 2.5)."""
+
+    prediction: Array  # [U, I] r_hat, mean of the members' means
+    variance: Array  # [U, I] P_U, largest predicted variance of a member
+    item_vectors: Array  # [I, D-1] member 0: embeddings of id and features, dense ones
+    user_vectors: Array  # [U, ?] member 0, likewise
+
+
+class EntropyTables(NamedTuple):
+    """k-order entropy of what users did next in the log (protocol.md 3.3)."""
+
+    single: Array  # [I] order 1; 1 for items that the log never continues
+    pair_codes: Array  # [P] int32, sorted: smaller item * I + larger item
+    pair_entropy: Array  # [P] order 2; a pair that is not listed has entropy 1
+    low: Array  # [] smallest possible bonus, sum over the orders in use
+    high: Array  # [] largest possible bonus
+
+
+class Coefficients(NamedTuple):
+    """The numbers that may change without a new compilation."""
+
+    lambda_u: Array  # [] weight of the uncertainty penalty
+    lambda_e: Array  # [] weight of the entropy bonus
+    lambda_s: Array  # [] weight of the similarity gain
+    lambda_d: Array  # [] weight of the diversity gain
+    denominator_floor: Array  # [] of r_s + r_d in the dynamic penalty
+
+
+class RewardTables(NamedTuple):
+    """The reward that the agents train on, before coefficients are applied."""
+
+    base: Array  # [U, I] what reference users are asked for
+    item_mean: Array  # [I] of the base table over users
+    static: Array  # [U, I] estimate of a method without references (and of a warm-up)
+    uncertainty: Array  # [U, I] static uncertainty of that estimate
+    entropy: EntropyTables
+    estimate_low: Array  # [] bounds of the estimate, of the DeepFM table as published
+    estimate_high: Array  # []
+    uncertainty_low: Array  # []
+    uncertainty_high: Array  # []
+
+
+class UserTables(NamedTuple):
+    """What is known of the users before any policy is trained."""
+
+    feedback: Array  # [U, F] p_u
+    similarity: Array  # [U, U] cosine of the feedback vectors
+    neighbours: Array  # [U, K] the k most similar users, without the user itself
+
+
+class EnvParams(NamedTuple):
+    """The world as arrays; data sets differ here and not in code."""
+
+    item_tags: Array  # [I, C] float32 0/1
+    item_distance: Array  # [I, I], or [0, 0] where the exit rule does not need it
+    exit_threshold: Array  # []
+    num_users: Array  # [] users that an episode may start with
+
+
+class SimulationTables(NamedTuple):
+    """Every large array of policy training: an argument of the program, no closure."""
+
+    env: EnvParams
+    rewards: RewardTables
+    users: UserTables
+    item_vectors: Array  # [I, D-1] where the state tracker's item embeddings start
+
+
+@struct.dataclass
+class EnvState:
+    """One episode in progress."""
+
+    user: Array  # [] int32
+    turn: Array  # [] int32, recommendations made
+    discount: Array  # [] 1 while the user stays, 0 once she has left
+    items: Array  # [H] int32, newest first: H = max(W, N); START then EMPTY at reset
+    rewards: Array  # [H] what was paid for them
+    used: Array  # [I] bool, recommended in this episode
+
+
+class Observation(NamedTuple):
+    """What the recommender sees: its last W recommendations and what they paid."""
+
+    items: Array  # [W] int32, newest first; the start token is I, EMPTY where absent
+    rewards: Array  # [W] float32
+
+
+class RewardScale(NamedTuple):
+    """Rewards enter the state as (r - low) / (high - low), at most 1."""
+
+    low: Array  # []
+    high: Array  # []
+
+
+class Estimate(NamedTuple):
+    """What a reward estimator says of one recommendation."""
+
+    value: Array  # [] r_hat or r_hat_dyn
+    uncertainty: Array  # [] P_U or P'_U
+
+
+class References(NamedTuple):
+    """The reference users of one recommendation."""
+
+    users: Array  # [K] int32
+    similarity: Array  # [K] r_s of each pick
+    diversity: Array  # [K] r_d of each pick
+
+
+class SelectorTrajectory(NamedTuple):
+    """The K picks of one recommendation, as learning needs them."""
+
+    state: Array  # [D] detached recommender state (and the item, where it is shown)
+    users: Array  # [K] int32 picked users
+    value: Array  # [K] critic when picking
+    reward: Array  # [K] r_sel
+
+
+class Transition(NamedTuple):
+    """One recommendation of a training episode."""
+
+    user: Array  # [] int32
+    observation: Observation  # before the recommendation
+    used: Array  # [I] bool, or [0] where items are not masked in training
+    item: Array  # [] int32
+    value: Array  # [] critic when acting
+    reward: Array  # [] shaped
+    discount: Array  # [] 0 if the episode ended with this step
+    weight: Array  # [] 1 if the episode was still going before this step
+    selector: SelectorTrajectory | None
+    metrics: dict[str, Array]  # scalars to be averaged over real transitions
+
+
+class EvaluationTables(NamedTuple):
+    """What evaluation needs and training must not see."""
+
+    env: EnvParams
+    true_reward: Array  # [U, I]
+    dominated: Array  # [G, I] bool: items of majority categories, a group a row
+    scale: RewardScale  # of true rewards in the state
+
+
+class Trajectories(NamedTuple):
+    """Evaluation episodes."""
+
+    items: Array  # [T, B] int32
+    rewards: Array  # [T, B] true rewards, 0 after the end
+    weights: Array  # [T, B] 1 for real recommendations
+
+
+class AgentState(NamedTuple):
+    """What an agent has learned."""
+
+    params: Params
+    opt_state: Any
+
+
+@struct.dataclass
+class TrainState:
+    """A training run between two epochs; all that a checkpoint holds."""
+
+    recommender: AgentState
+    selector: AgentState | None
+    previous_estimates: Array  # [U, I] r_hat_{-1}, or [0, 0] where nothing needs it
+    key: Key  # of training
+    evaluation_key: Key  # constant; methods with one seed are evaluated on the same users
+    epoch: Array  # [] int32
+    env_steps: Array  # [] int32, real transitions so far
+
+
+class EpisodeMetrics(NamedTuple):
+    """The published metrics of one evaluation mode (protocol.md 6)."""
+
+    R_tra: Array  # mean sum of true rewards of an episode
+    len_tra: Array  # mean length of an episode
+    R_each: Array  # total reward / total steps
+    CV: Array  # distinct items / I
+    CV_turn: Array  # distinct items / recommendations
+    MCD: Array  # share of recommendations from majority categories; nan without any

@@ -1,0 +1,1 @@
+"""Logged feedback -> predicted reward, its variance, and embeddings."""

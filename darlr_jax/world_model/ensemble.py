@@ -1,0 +1,223 @@
+"""The DeepFM ensemble: one member's training, lifted over members with `vmap`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from darlr_jax.config import WorldModelConfig
+from darlr_jax.data.dataset import CategoricalFeature, Dataset
+from darlr_jax.networks.deepfm import (
+    Features,
+    Field,
+    Prediction,
+    WorldModelNetwork,
+    make_deepfm,
+)
+from darlr_jax.types import Array, Key, Params
+from darlr_jax.world_model.negatives import TrainingPairs, draw_training_pairs
+from darlr_jax.world_model.ranking import rating_errors
+
+
+class Sides(NamedTuple):
+    """The features of both sides; arguments of every program, never closures."""
+
+    user: Features
+    item: Features
+
+
+class Member(NamedTuple):
+    """One ensemble member between two epochs."""
+
+    params: Params
+    opt_state: optax.OptState
+    key: Key
+
+
+class Ensemble(NamedTuple):
+    """A fitted world model."""
+
+    network: WorldModelNetwork
+    params: Params  # leading axis E
+    sides: Sides
+    report: list[dict[str, float]]  # a row an epoch, see `fit_ensemble`
+
+
+def pointneg_loss(
+    positive: Prediction, negative: Prediction, label: Array, weight: Array
+) -> Array:
+    """Gaussian fit of the label, and of 0 at a negative, summed over pairs.
+
+    sum (y+ - y)^2 e^{-s+} + (y- - 0)^2 e^{-s-} + s+ + s-, with s the log-variance
+    (DORL/ROLeR protocol, section 2.2). Shapes `[M]`; `weight` 0 leaves a pair out.
+    """
+    fit = (positive.mean - label) ** 2 * jnp.exp(-positive.log_variance)
+    push = negative.mean**2 * jnp.exp(-negative.log_variance)
+    spread = positive.log_variance + negative.log_variance
+    return jnp.sum(weight * (fit + push + spread))
+
+
+def parameter_decay(params: Params, config: WorldModelConfig) -> Array:
+    """L2 of every parameter, and a little more of the embeddings, a gradient step."""
+    total = optax.tree.norm(params, squared=True)
+    embeddings = {k: v for k, v in params.items() if k.startswith("embedding_")}
+    extra = optax.tree.norm(embeddings, squared=True)
+    return config.weight_decay * total + config.embedding_decay * extra
+
+
+def fit_ensemble(
+    dataset: Dataset,
+    config: WorldModelConfig,
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+) -> Ensemble:
+    """Fits all members at once on the same pairs, each in its own order.
+
+    Args:
+      dataset: its `log` is fitted, its `held_out` reported on.
+      config: schedule and architecture.
+      on_epoch: called with each row of the report as soon as it is known.
+
+    Returns:
+      The ensemble. A report row holds `epoch` (0 = before training), `loss` (training
+      loss a pair, decay left out, mean over members) and `held_out_{mae, mse, ...}` of
+      the members' mean prediction (see `ranking.rating_errors`).
+
+    Raises:
+      FloatingPointError: the loss is not finite; names the epoch.
+    """
+    sides, network = build_network(dataset, config)
+    pairs = draw_training_pairs(dataset, config.negatives, config.seed)
+    optimizer = optax.adam(config.learning_rate)
+    epoch = functools.partial(
+        _train_epoch, network=network, optimizer=optimizer, config=config
+    )
+    train_epoch = jax.jit(jax.vmap(epoch, in_axes=(0, None, None)), donate_argnums=0)
+    predict = jax.jit(functools.partial(predict_labels, network=network))
+    members = _init_members(network, optimizer, sides, config)
+    device_pairs = jax.tree.map(jnp.asarray, pairs)
+    held_out = dataset.held_out
+    report = []
+    for number in range(config.epochs + 1):
+        loss = float("nan")
+        if number:
+            members, losses = train_epoch(members, device_pairs, sides)
+            loss = float(jnp.mean(losses))
+            if not np.isfinite(loss):
+                raise FloatingPointError(
+                    f"world model: the loss of epoch {number} is {loss}; lower "
+                    "world_model.learning_rate, or check the labels of the log"
+                )
+        predicted = predict(members.params, held_out.users, held_out.items, sides)
+        errors = rating_errors(np.asarray(predicted), held_out)
+        report.append({"epoch": number, "loss": loss, **errors})
+        on_epoch(report[-1])
+    return Ensemble(network, members.params, sides, report)
+
+
+def predict_labels(
+    params: Params, users: Array, items: Array, sides: Sides, *, network: WorldModelNetwork
+) -> Array:
+    """The members' mean prediction `[M]` for users and items `[M]`."""
+    apply = jax.vmap(network.apply, in_axes=(0, None, None, None, None))
+    return jnp.mean(apply(params, users, items, *sides).mean, axis=0)
+
+
+def build_network(
+    dataset: Dataset, config: WorldModelConfig
+) -> tuple[Sides, WorldModelNetwork]:
+    """The features of a data set as arrays, and the network over their fields."""
+    user_id = Field("user", dataset.num_logged_users, False)
+    item_id = Field("item", dataset.num_logged_items, False)
+    user_fields = (user_id, *map(_field, dataset.user_features))
+    item_fields = (item_id, *map(_field, dataset.item_features))
+    no_dense = np.zeros((dataset.num_logged_users, 0), np.float32)
+    sides = Sides(
+        _features(dataset.user_features, no_dense),
+        _features(dataset.item_features, dataset.item_dense),
+    )
+    return sides, make_deepfm(config, user_fields, item_fields)
+
+
+def _field(feature: CategoricalFeature) -> Field:
+    return Field(feature.name, feature.size, feature.padded)
+
+
+def _features(features: tuple[CategoricalFeature, ...], dense: np.ndarray) -> Features:
+    codes = tuple(jnp.asarray(feature.codes) for feature in features)
+    return Features(codes, jnp.asarray(dense))
+
+
+def _init_members(
+    network: WorldModelNetwork,
+    optimizer: optax.GradientTransformation,
+    sides: Sides,
+    config: WorldModelConfig,
+) -> Member:
+    """Members with a leading axis E; they share their initial weights if published."""
+    init_key, order_key = jax.random.split(jax.random.key(config.seed))
+    order_keys = jax.random.split(order_key, config.members)
+    if config.identical_init:
+        init_keys = jnp.broadcast_to(init_key, (config.members,))
+    else:
+        init_keys = jax.random.split(init_key, config.members)
+
+    def init(init_key: Key, order_key: Key) -> Member:
+        params = network.init(init_key, *sides)
+        return Member(params, optimizer.init(params), order_key)
+
+    return jax.jit(jax.vmap(init))(init_keys, order_keys)
+
+
+def _train_epoch(
+    member: Member,
+    pairs: TrainingPairs,
+    sides: Sides,
+    *,
+    network: WorldModelNetwork,
+    optimizer: optax.GradientTransformation,
+    config: WorldModelConfig,
+) -> tuple[Member, Array]:
+    """One pass over all pairs in random order; returns the loss a pair."""
+    key, order_key = jax.random.split(member.key)
+    size = pairs.negative_users.shape[0]
+    steps = -(-size // config.batch_size)
+    order = jax.random.permutation(order_key, size)
+    order = jnp.pad(order, (0, steps * config.batch_size - size), constant_values=-1)
+
+    def loss_fn(params: Params, rows: Array) -> tuple[Array, Array]:
+        loss = _batch_loss(params, rows, pairs, sides, network)
+        return loss + parameter_decay(params, config), loss
+
+    def step(carry: tuple[Params, optax.OptState], rows: Array) -> tuple[tuple, Array]:
+        params, opt_state = carry
+        (_, loss), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, rows)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), loss
+
+    carry, losses = jax.lax.scan(
+        step, (member.params, member.opt_state), order.reshape(steps, -1)
+    )
+    return Member(*carry, key), jnp.sum(losses) / size
+
+
+def _batch_loss(
+    params: Params,
+    rows: Array,
+    pairs: TrainingPairs,
+    sides: Sides,
+    network: WorldModelNetwork,
+) -> Array:
+    weight = (rows >= 0).astype(jnp.float32)  # -1 pads the last batch
+    rows = jnp.maximum(rows, 0)
+    logged = rows % pairs.users.shape[0]
+    positive = network.apply(params, pairs.users[logged], pairs.items[logged], *sides)
+    negative = network.apply(
+        params, pairs.negative_users[rows], pairs.negative_items[rows], *sides
+    )
+    return pointneg_loss(positive, negative, pairs.labels[logged], weight)
