@@ -60,7 +60,9 @@ class WorldModelConfig:
     batch_size: int = between(1, _LARGE, default=1024)  # logged rows a gradient step
     negatives: int = between(1, 1000, default=5)  # drawn pairs a logged row
     learning_rate: float = between(0.0, 10.0, default=1e-3)
-    weight_decay: float = between(0.0, _LARGE, default=0.1)  # on every parameter, a batch
+    weight_decay: float = between(
+        0.0, _LARGE, default=0.1
+    )  # on every parameter, a batch
     embedding_decay: float = between(0.0, _LARGE, default=1e-5)
     seed: int = between(0, _LARGE, default=2022)
 
@@ -124,6 +126,7 @@ class SelectorConfig(A2CConfig):
     width: int = between(1, 4096, default=32)
     layers: int = between(1, 64, default=1)
     heads: int = between(1, 64, default=1)
+    learning_chunk: int = between(1, _LARGE, default=128)  # recommendations at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +243,9 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
-            raise ConfigError(f"--set={text}: expected FIELD=VALUE, as selector.k_sel=20")
+            raise ConfigError(
+                f"--set={text}: expected FIELD=VALUE, as selector.k_sel=20"
+            )
         changes[path.strip()] = _literal(value.strip())
     return changes
 
@@ -276,7 +281,9 @@ def _replace_one(config: Any, path: list[str], value: Any, full: str) -> Any:
     if rest:
         value = _replace_one(current, rest, value, full)
     elif dataclasses.is_dataclass(current):
-        raise ConfigError(f"{full}: is a group of fields; set one, as {full}.NAME=VALUE")
+        raise ConfigError(
+            f"{full}: is a group of fields; set one, as {full}.NAME=VALUE"
+        )
     else:
         expected = typing.get_type_hints(type(config))[name]
         value = _coerce(value, expected, full)
@@ -318,7 +325,9 @@ def _check(value: Any, metadata: Mapping[str, Any], full: str) -> None:
         low, high = metadata["range"]
         for number in value if isinstance(value, tuple) else (value,):
             if not low <= number <= high:  # also refuses nan
-                raise ConfigError(f"{full}={value!r}: must be within [{low:g}, {high:g}]")
+                raise ConfigError(
+                    f"{full}={value!r}: must be within [{low:g}, {high:g}]"
+                )
 
 
 def validate(config: ExperimentConfig) -> None:
@@ -328,7 +337,9 @@ def validate(config: ExperimentConfig) -> None:
       ConfigError: names the two fields and what to change.
     """
     reward = config.reward
-    needs_references = reward.estimate == "references" or reward.uncertainty == "dynamic"
+    needs_references = (
+        reward.estimate == "references" or reward.uncertainty == "dynamic"
+    )
     if needs_references and reward.references == "none":
         raise ConfigError(
             "reward.references='none': reward.estimate='references' and "
@@ -345,4 +356,6 @@ def validate(config: ExperimentConfig) -> None:
             f"selector.width={config.selector.width}"
         )
     if len(set(reward.entropy_orders)) != len(reward.entropy_orders):
-        raise ConfigError(f"reward.entropy_orders={reward.entropy_orders}: repeated order")
+        raise ConfigError(
+            f"reward.entropy_orders={reward.entropy_orders}: repeated order"
+        )

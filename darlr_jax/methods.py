@@ -67,5 +67,7 @@ METHODS: dict[str, Method] = {
 def get_method(name: str) -> Method:
     """The row called `name`. Raises ConfigError with the nearest name."""
     if name not in METHODS:
-        raise ConfigError(f"--method={name}: no such method; {nearest_name(name, METHODS)}")
+        raise ConfigError(
+            f"--method={name}: no such method; {nearest_name(name, METHODS)}"
+        )
     return METHODS[name]

@@ -230,7 +230,9 @@ class TrainState:
     selector: AgentState | None
     previous_estimates: Array  # [U, I] r_hat_{-1}, or [0, 0] where nothing needs it
     key: Key  # of training
-    evaluation_key: Key  # constant; methods with one seed are evaluated on the same users
+    evaluation_key: (
+        Key  # constant; methods with one seed are evaluated on the same users
+    )
     epoch: Array  # [] int32
     env_steps: Array  # [] int32, real transitions so far
 

@@ -20,7 +20,7 @@ _EPSILON = 1e-8
 
 
 class Losses(NamedTuple):
-    """The terms of an actor-critic loss, means over the minibatch."""
+    """The terms of an actor-critic loss, weighted means over the minibatch."""
 
     total: Array  # []
     policy: Array  # []
@@ -65,29 +65,35 @@ def actor_critic_loss(
 ) -> Losses:
     """-mean(log pi(a) A) + w_v mean((G - V)^2) - w_e mean(H) over a minibatch.
 
+    The weights of a minibatch sum to one (`normalized_weights`), so the losses of its
+    parts add up to its loss.
+
     Args:
       log_prob: `[M]` of the stored actions under the present parameters.
       value: `[M]` of the stored states, likewise.
       entropy: `[M]` of the policy, likewise.
       target: `[M]` returns G.
       advantage: `[M]` G minus the critic's value when acting; constant.
-      weight: `[M]` 1 for a real action, 0 for padding.
-      config: weights of the terms; `normalize_advantage` standardises A first.
+      weight: `[M]` share of each action in the minibatch, 0 for padding.
+      config: weights of the terms.
     """
     chex.assert_rank([log_prob, value, entropy, target, advantage, weight], 1)
     chex.assert_equal_shape([log_prob, value, entropy, target, advantage, weight])
     target, advantage = jax.lax.stop_gradient((target, advantage))
-    total_weight = jnp.maximum(jnp.sum(weight), 1.0)
-
-    def mean(terms: Array) -> Array:
-        return jnp.sum(weight * terms) / total_weight
-
-    if config.normalize_advantage:
-        centred = advantage - mean(advantage)
-        advantage = centred / (jnp.sqrt(mean(centred**2)) + _EPSILON)
-    policy = -mean(log_prob * advantage)
-    value_error = mean((target - value) ** 2)
-    mean_entropy = mean(entropy)
+    policy = -jnp.sum(weight * log_prob * advantage)
+    value_error = jnp.sum(weight * (target - value) ** 2)
+    mean_entropy = jnp.sum(weight * entropy)
     total = policy + config.value_weight * value_error
     total -= config.entropy_weight * mean_entropy
     return Losses(total, policy, value_error, mean_entropy)
+
+
+def normalized_weights(weight: Array) -> Array:
+    """`weight` scaled to sum to one; all zeros where nothing is real."""
+    return weight / jnp.maximum(jnp.sum(weight), 1.0)
+
+
+def standardized(advantage: Array, weight: Array) -> Array:
+    """Advantages of mean 0 and standard deviation 1 under weights that sum to one."""
+    centred = advantage - jnp.sum(weight * advantage)
+    return centred / (jnp.sqrt(jnp.sum(weight * centred**2)) + _EPSILON)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from darlr_jax.types import Array, Key
+from darlr_jax.types import Array
 
 _MASKED = -1e30  # finite: a masked action has probability 0 and no nan in its gradient
 
@@ -40,8 +40,8 @@ def entropy(log_probs: Array) -> Array:
     return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
 
-def sample(key: Key, logits: Array, mask: Array | None = None) -> Array:
-    """An action `[]` from logits `[A]`. _Unbatched_; the key is consumed.
+def sample(uniform: Array, logits: Array, mask: Array | None = None) -> Array:
+    """The action `[]` that logits `[A]` give for `uniform` in [0, 1). _Unbatched_.
 
     An action of probability 0 (masked, or underflown) is never drawn, unless the mask
     allows nothing.
@@ -50,7 +50,7 @@ def sample(key: Key, logits: Array, mask: Array | None = None) -> Array:
     if mask is not None:
         logits = jnp.where(mask, logits, _MASKED)
     weights = jnp.exp(logits - jnp.max(logits))
-    return inverse_cdf(jax.random.uniform(key), weights)
+    return inverse_cdf(uniform, weights)
 
 
 def inverse_cdf(uniform: Array, weights: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -44,7 +45,7 @@ class RecommenderBatch(NamedTuple):
     item: Array  # [M]
     target: Array  # [M]
     advantage: Array  # [M]
-    weight: Array  # [M]
+    weight: Array  # [M], sums to one over a minibatch
 
 
 def make_networks(
@@ -57,7 +58,9 @@ def make_networks(
     )
 
 
-def init(key: Key, item_vectors: Array, networks: RecommenderNetworks) -> RecommenderParams:
+def init(
+    key: Key, item_vectors: Array, networks: RecommenderNetworks
+) -> RecommenderParams:
     """Fresh parameters; `item_vectors [I, D-1]` are the world model's."""
     tracker_key, head_key = jax.random.split(key)
     return RecommenderParams(
@@ -92,7 +95,7 @@ def act(
     state = networks.tracker.apply(params.tracker, observation, scale, tracker_key)
     output = networks.actor_critic.apply(params.actor_critic, state)
     mask = None if used is None else ~used
-    item = categorical.sample(sample_key, output.logits, mask)
+    item = categorical.sample(jax.random.uniform(sample_key), output.logits, mask)
     return Action(item, state, output.value)
 
 
@@ -120,3 +123,17 @@ def loss(
         config,
     )
     return losses.total, losses
+
+
+def loss_gradients(
+    params: RecommenderParams,
+    key: Key,
+    batch: RecommenderBatch,
+    scale: RewardScale,
+    *,
+    networks: RecommenderNetworks,
+    config: RecommenderConfig,
+) -> tuple[RecommenderParams, Losses]:
+    """Gradients and terms of `loss`; the key is consumed by dropout."""
+    bound = functools.partial(loss, networks=networks, config=config)
+    return jax.grad(bound, has_aux=True)(params, key, batch, scale)

@@ -7,6 +7,7 @@ user picked at j. The K picks of one recommendation are one episode.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -32,7 +33,6 @@ from darlr_jax.types import (
 class SelectorState(NamedTuple):
     """The episode of picks in progress."""
 
-    key: Key
     tokens: Array  # [w_sel, width] newest first
     count: Array  # [] int32, valid tokens
     free: Array  # [U] bool, users that may still be picked
@@ -46,7 +46,7 @@ class SelectorBatch(NamedTuple):
     picked: Array  # [M, K]
     target: Array  # [M, K]
     advantage: Array  # [M, K]
-    weight: Array  # [M]
+    weight: Array  # [M], sums to one over a minibatch
 
 
 def select_references(
@@ -77,13 +77,13 @@ def select_references(
     context_token = network.encode_context(params, context)
     slots = jnp.arange(config.window)
 
-    def pick(state: SelectorState, _: None) -> tuple[SelectorState, tuple[Array, Array]]:
-        key, sample_key = jax.random.split(state.key)
+    def pick(
+        state: SelectorState, uniform: Array
+    ) -> tuple[SelectorState, tuple[Array, Array]]:
         output = network.apply(params, codes.keys, state.tokens, slots < state.count)
-        picked = categorical.sample(sample_key, output.logits, state.free)
+        picked = categorical.sample(uniform, output.logits, state.free)
         token = context_token + codes.tokens[picked]
         following = SelectorState(
-            key,
             jnp.concatenate([token[None], state.tokens[:-1]]),
             state.count + 1,
             state.free.at[picked].set(False),
@@ -93,8 +93,9 @@ def select_references(
     first = context_token + codes.tokens[user]
     tokens = jnp.zeros((config.window, *first.shape)).at[0].set(first)
     free = jnp.ones((num_users,), bool).at[user].set(False)
-    start = SelectorState(key, tokens, jnp.ones((), jnp.int32), free)
-    _, (users, value) = lax.scan(pick, start, None, length=config.k_sel)
+    start = SelectorState(tokens, jnp.ones((), jnp.int32), free)
+    uniforms = jax.random.uniform(key, (config.k_sel,))  # one a pick
+    _, (users, value) = lax.scan(pick, start, uniforms)
     return users, value
 
 
@@ -164,19 +165,21 @@ def intrinsic_reward(
 
 def loss(
     params: Params,
+    codes: UserCodes,
     batch: SelectorBatch,
-    feedback: Array,
     *,
     network: SelectorNetwork,
     config: SelectorConfig,
 ) -> tuple[Array, Losses]:
-    """Actor-critic loss of stored picks, all M * K of them at once."""
-    codes = network.encode_users(params, feedback)
+    """Actor-critic loss of stored picks, all M * K of them at once.
+
+    `codes` are the projections of the feedback vectors under the same `params`.
+    """
     tokens, valid = _token_windows(params, batch, codes, network, config)
     output = network.apply(params, codes.keys, tokens, valid)  # [M, K, U], [M, K]
-    mask = _free_users(batch, feedback.shape[0])
+    mask = _free_users(batch, codes.keys.shape[0])
     log_probs = categorical.masked_log_softmax(output.logits, mask)
-    weight = jnp.broadcast_to(batch.weight[:, None], batch.picked.shape)
+    weight = jnp.broadcast_to(batch.weight[:, None] / config.k_sel, batch.picked.shape)
     losses = actor_critic_loss(
         categorical.log_prob(log_probs, batch.picked).ravel(),
         output.value.ravel(),
@@ -187,6 +190,51 @@ def loss(
         config,
     )
     return losses.total, losses
+
+
+def loss_gradients(
+    params: Params,
+    batch: SelectorBatch,
+    feedback: Array,
+    *,
+    network: SelectorNetwork,
+    config: SelectorConfig,
+) -> tuple[Params, Losses]:
+    """Gradients and terms of `loss`, `learning_chunk` recommendations at a time.
+
+    Logits over all users exist for one chunk only: they stay in the cache of a CPU, and
+    memory does not grow with the minibatch. The projection of the feedback vectors is
+    differentiated once, after the chunks have been added up.
+    """
+    encode = functools.partial(network.encode_users, feedback=feedback)
+    codes, pull_back = jax.vjp(encode, params)
+    value_and_grad = jax.grad(
+        functools.partial(loss, network=network, config=config), (0, 1), has_aux=True
+    )
+
+    def add_chunk(
+        sums: tuple[tuple[Params, UserCodes], Losses], chunk: SelectorBatch
+    ) -> tuple[tuple[tuple[Params, UserCodes], Losses], None]:
+        return jax.tree.map(jnp.add, sums, value_and_grad(params, codes, chunk)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, ((params, codes), Losses(*jnp.zeros(4))))
+    chunks = _in_chunks(batch, config.learning_chunk)
+    ((grads, code_grads), losses), _ = lax.scan(add_chunk, zeros, chunks)
+    grads = jax.tree.map(jnp.add, grads, pull_back(code_grads)[0])
+    return grads, losses
+
+
+def _in_chunks(batch: SelectorBatch, size: int) -> SelectorBatch:
+    """Reshapes `[M, ...]` to `[n, size, ...]`; padding has weight 0."""
+    length = batch.weight.shape[0]
+    size = min(size, length)
+    count = -(-length // size)
+
+    def split(leaf: Array) -> Array:
+        padding = [(0, count * size - length)] + [(0, 0)] * (leaf.ndim - 1)
+        return jnp.pad(leaf, padding).reshape(count, size, *leaf.shape[1:])
+
+    return jax.tree.map(split, batch)
 
 
 def _token_windows(
@@ -202,7 +250,9 @@ def _token_windows(
     tokens = context[:, None, :] + codes.tokens[before]  # [M, K, width]
     k_sel = before.shape[1]
     shifted = [
-        jnp.pad(tokens[:, : max(k_sel - age, 0)], ((0, 0), (min(age, k_sel), 0), (0, 0)))
+        jnp.pad(
+            tokens[:, : max(k_sel - age, 0)], ((0, 0), (min(age, k_sel), 0), (0, 0))
+        )
         for age in range(config.window)
     ]
     valid = jnp.arange(config.window)[None, :] <= jnp.arange(k_sel)[:, None]

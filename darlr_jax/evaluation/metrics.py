@@ -21,7 +21,9 @@ def episode_metrics(trajectories: Trajectories, dominated: Array) -> EpisodeMetr
     num_items = dominated.shape[1]
     shown = jnp.zeros((num_items,)).at[trajectories.items].max(trajectories.weights)
     distinct = jnp.sum(shown)
-    is_dominated = jnp.mean(dominated[:, trajectories.items].astype(jnp.float32), axis=0)
+    is_dominated = jnp.mean(
+        dominated[:, trajectories.items].astype(jnp.float32), axis=0
+    )
     majority = jnp.sum(is_dominated * trajectories.weights) / steps
     return EpisodeMetrics(
         R_tra=reward / episodes,

@@ -54,7 +54,8 @@ class DeepFM(nn.Module):
             for f in fields
         }
         self.linear = {
-            f.name: self.param(f"linear_{f.name}", _linear_init, (f.size,)) for f in fields
+            f.name: self.param(f"linear_{f.name}", _linear_init, (f.size,))
+            for f in fields
         }
         self.dense_linear = nn.Dense(
             1, use_bias=False, kernel_init=nn.initializers.normal(1e-4)
@@ -66,11 +67,15 @@ class DeepFM(nn.Module):
 
     def embed_user(self, users: Array, features: Features) -> Array:
         """The user vector `[..., slots * width + d]`: what policies may start from."""
-        return self._flat(self._side(self.user_fields, users, features), users, features)
+        return self._flat(
+            self._side(self.user_fields, users, features), users, features
+        )
 
     def embed_item(self, items: Array, features: Features) -> Array:
         """The item vector `[..., slots * width + d]`, dense features last."""
-        return self._flat(self._side(self.item_fields, items, features), items, features)
+        return self._flat(
+            self._side(self.item_fields, items, features), items, features
+        )
 
     def __call__(
         self, users: Array, items: Array, user_side: Features, item_side: Features

@@ -44,7 +44,9 @@ class StateTracker(nn.Module):
         return transformer(tokens, valid, deterministic)
 
 
-def make_state_tracker(config: TrackerConfig, num_items: int, item_width: int) -> Network:
+def make_state_tracker(
+    config: TrackerConfig, num_items: int, item_width: int
+) -> Network:
     """State tracker of the published protocol, section 4.
 
     Returns:

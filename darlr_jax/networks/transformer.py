@@ -43,7 +43,9 @@ class Attention(nn.Module):
         head_shape = (self.heads, width // self.heads)
 
         def project(name: str, inputs: Array) -> Array:
-            dense = nn.Dense(width, kernel_init=nn.initializers.xavier_uniform(), name=name)
+            dense = nn.Dense(
+                width, kernel_init=nn.initializers.xavier_uniform(), name=name
+            )
             return dense(inputs).reshape(*inputs.shape[:-1], *head_shape)
 
         query, key, value = (
@@ -51,7 +53,9 @@ class Attention(nn.Module):
             project("key", tokens),
             project("value", tokens),
         )
-        scores = jnp.einsum("...qhd,...whd->...hqw", query, key) / np.sqrt(head_shape[1])
+        scores = jnp.einsum("...qhd,...whd->...hqw", query, key) / np.sqrt(
+            head_shape[1]
+        )
         scores = jnp.where(valid[..., None, None, :], scores, _MASKED)
         weights = nn.Dropout(self.dropout)(
             nn.softmax(scores), deterministic=deterministic
@@ -91,7 +95,9 @@ class WindowTransformer(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, tokens: Array, valid: Array, deterministic: bool = True) -> Array:
+    def __call__(
+        self, tokens: Array, valid: Array, deterministic: bool = True
+    ) -> Array:
         """Maps tokens `[..., W, D]`, newest first, and valid `[..., W]` to `[..., D]`.
 
         Raises:
@@ -105,7 +111,9 @@ class WindowTransformer(nn.Module):
             )
         positions = jnp.asarray(sinusoidal_positions(length, width))
         positions = positions.reshape((1,) * (tokens.ndim - 2) + positions.shape)
-        tokens = nn.Dropout(self.dropout)(tokens + positions, deterministic=deterministic)
+        tokens = nn.Dropout(self.dropout)(
+            tokens + positions, deterministic=deterministic
+        )
         for layer in range(self.layers):
             queries = tokens[..., :1, :] if layer == self.layers - 1 else tokens
             encoder = EncoderLayer(self.heads, self.dropout)

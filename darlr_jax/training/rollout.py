@@ -159,9 +159,7 @@ def _recommend(
         explore=True,
     )
     references, trajectory = _select(state.user, action, select_key, inputs, program)
-    estimate = _estimate(
-        state.user, action.item, references, previous, inputs, program
-    )
+    estimate = _estimate(state.user, action.item, references, previous, inputs, program)
     bonus = penalties.entropy_bonus(
         action.item,
         state.items[0],
@@ -212,7 +210,12 @@ def _select(
     if program.selector is None:
         return references, None
     reward = selector.intrinsic_reward(
-        user, action.item, references, tables.rewards, inputs.coefficients, config=config
+        user,
+        action.item,
+        references,
+        tables.rewards,
+        inputs.coefficients,
+        config=config,
     )
     return references, SelectorTrajectory(context, picked, value, reward)
 

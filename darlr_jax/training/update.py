@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -12,7 +11,12 @@ import optax
 from jax import lax
 
 from darlr_jax.agents import recommender, selector
-from darlr_jax.agents.a2c import Losses, discounted_returns
+from darlr_jax.agents.a2c import (
+    discounted_returns,
+    normalized_weights,
+    standardized,
+)
+from darlr_jax.config import A2CConfig
 from darlr_jax.simulation.environment import can_end_early
 from darlr_jax.training.program import Program
 from darlr_jax.types import (
@@ -26,9 +30,7 @@ from darlr_jax.types import (
     Transition,
 )
 
-_AnyBatch = TypeVar(
-    "_AnyBatch", recommender.RecommenderBatch, selector.SelectorBatch
-)
+_AnyBatch = TypeVar("_AnyBatch", recommender.RecommenderBatch, selector.SelectorBatch)
 
 
 class Batch(NamedTuple):
@@ -198,31 +200,31 @@ def _minibatch_step(
     inside = (jnp.arange(width) < end - start).astype(jnp.float32)
     key, dropout_key = jax.random.split(learners.key)
     config = program.config
-    recommender_loss = functools.partial(
-        recommender.loss,
-        key=dropout_key,
-        batch=_weighted(chosen.recommender, inside),
-        scale=scale,
+    part = _weighted(chosen.recommender, inside, config.recommender)
+    grads, losses = recommender.loss_gradients(
+        learners.recommender.params,
+        dropout_key,
+        part,
+        scale,
         networks=program.recommender,
         config=config.recommender,
     )
-    new_recommender, losses = _gradient_step(
-        learners.recommender, recommender_loss, program.recommender_optimizer
-    )
     metrics = {f"recommender_{k}": v for k, v in losses._asdict().items()}
+    optimizer = program.recommender_optimizer
+    new_recommender = _apply(learners.recommender, grads, optimizer)
     new_selector = learners.selector
     if chosen.selector is not None and learners.selector is not None:
-        selector_loss = functools.partial(
-            selector.loss,
-            batch=_weighted(chosen.selector, inside),
-            feedback=feedback,
+        assert program.selector is not None
+        grads, losses = selector.loss_gradients(
+            learners.selector.params,
+            _weighted(chosen.selector, inside, config.selector),
+            feedback,
             network=program.selector,
             config=config.selector,
         )
-        new_selector, losses = _gradient_step(
-            learners.selector, selector_loss, program.selector_optimizer
-        )
         metrics |= {f"selector_{k}": v for k, v in losses._asdict().items()}
+        optimizer = program.selector_optimizer
+        new_selector = _apply(learners.selector, grads, optimizer)
     updated = Learners(new_recommender, new_selector, key)
     if can_end_early(config.environment):  # an empty minibatch must not move Adam
         keep = functools.partial(jnp.where, end > start)
@@ -230,16 +232,20 @@ def _minibatch_step(
     return updated, metrics
 
 
-def _weighted(batch: _AnyBatch, inside: Array) -> _AnyBatch:
-    """Leaves the slots behind a minibatch's end out of its loss."""
-    return batch._replace(weight=batch.weight * inside)
+def _weighted(batch: _AnyBatch, inside: Array, config: A2CConfig) -> _AnyBatch:
+    """Makes the slots before a minibatch's end share a weight of one."""
+    weight = normalized_weights(batch.weight * inside)
+    if not config.normalize_advantage:
+        return batch._replace(weight=weight)
+    advantage = batch.advantage
+    trailing = (1,) * (advantage.ndim - 1)  # the K picks of a recommendation share it
+    share = jnp.broadcast_to(weight.reshape(-1, *trailing), advantage.shape)
+    share = share * weight.size / advantage.size
+    return batch._replace(weight=weight, advantage=standardized(advantage, share))
 
 
-def _gradient_step(
-    agent: AgentState,
-    loss_fn: Callable[[Params], tuple[Array, Losses]],
-    optimizer: optax.GradientTransformation,
-) -> tuple[AgentState, Losses]:
-    grads, losses = jax.grad(loss_fn, has_aux=True)(agent.params)
+def _apply(
+    agent: AgentState, grads: Params, optimizer: optax.GradientTransformation
+) -> AgentState:
     updates, opt_state = optimizer.update(grads, agent.opt_state, agent.params)
-    return AgentState(optax.apply_updates(agent.params, updates), opt_state), losses
+    return AgentState(optax.apply_updates(agent.params, updates), opt_state)

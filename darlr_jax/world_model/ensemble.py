@@ -121,7 +121,12 @@ def fit_ensemble(
 
 
 def predict_labels(
-    params: Params, users: Array, items: Array, sides: Sides, *, network: WorldModelNetwork
+    params: Params,
+    users: Array,
+    items: Array,
+    sides: Sides,
+    *,
+    network: WorldModelNetwork,
 ) -> Array:
     """The members' mean prediction `[M]` for users and items `[M]`."""
     apply = jax.vmap(network.apply, in_axes=(0, None, None, None, None))

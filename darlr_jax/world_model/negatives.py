@@ -21,7 +21,9 @@ class TrainingPairs(NamedTuple):
     negative_items: np.ndarray  # [K * N] int32
 
 
-def draw_training_pairs(dataset: Dataset, num_negatives: int, seed: int) -> TrainingPairs:
+def draw_training_pairs(
+    dataset: Dataset, num_negatives: int, seed: int
+) -> TrainingPairs:
     """Draws the negatives once; they stay frozen for all epochs, as published.
 
     A negative is a uniformly random (user, item) pair, the user drawn anew too. It is
@@ -38,7 +40,9 @@ def draw_training_pairs(dataset: Dataset, num_negatives: int, seed: int) -> Trai
     for _ in range(_TRIES):
         users[pending] = rng.integers(dataset.num_logged_users, size=len(pending))
         items[pending] = rng.integers(dataset.num_logged_items, size=len(pending))
-        drawn = users[pending].astype(np.int64) * dataset.num_logged_items + items[pending]
+        drawn = (
+            users[pending].astype(np.int64) * dataset.num_logged_items + items[pending]
+        )
         pending = pending[_lookup(codes, values, drawn) >= labels[pending]]
     return TrainingPairs(log.users, log.items, log.labels, users, items)
 

@@ -33,7 +33,9 @@ def predict_tables(ensemble: Ensemble, dataset: Dataset) -> WorldModelTables:
         # A last block that overlaps the one before spares a second compilation.
         start = min(start, len(users) - rows)
         stop = start + rows
-        mean, spread = predict(ensemble.params, users[start:stop], items, ensemble.sides)
+        mean, spread = predict(
+            ensemble.params, users[start:stop], items, ensemble.sides
+        )
         prediction[start:stop], variance[start:stop] = mean, spread
     first = jax.tree.map(lambda leaf: leaf[0], ensemble.params)
     network, sides = ensemble.network, ensemble.sides
@@ -46,7 +48,12 @@ def predict_tables(ensemble: Ensemble, dataset: Dataset) -> WorldModelTables:
 
 
 def _predict_block(
-    params: Params, users: Array, items: Array, sides: Sides, *, network: WorldModelNetwork
+    params: Params,
+    users: Array,
+    items: Array,
+    sides: Sides,
+    *,
+    network: WorldModelNetwork,
 ) -> tuple[Array, Array]:
     """Mean and largest variance `[rows, I]` of users `[rows]` x items `[I]`."""
     shape = (users.shape[0], items.shape[0])

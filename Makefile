@@ -1,0 +1,74 @@
+# `make train` and `make test` are all a newcomer needs; `make help` lists the rest.
+
+PYTHON  ?= python3
+DATASET ?= synthetic
+METHOD  ?= darlr
+SEEDS   ?= 0,1,2
+WORKDIR ?= runs/$(DATASET)_$(METHOD)
+# Empty means: as the preset says (EPOCHS), not needed (DATA_DIR), nothing (ARGS).
+EPOCHS   ?=
+DATA_DIR ?=
+ARGS     ?=
+
+VENV := .venv
+BIN  := $(VENV)/bin
+# Compilation dominates the tests: the workers, and the next run, share what is compiled.
+TEST := JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" $(BIN)/python -m pytest
+DATA_FLAGS = --dataset="$(DATASET)" $(if $(DATA_DIR),--data_dir="$(DATA_DIR)")
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint types unit slow gpu format bench clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+train: $(VENV)/installed-plots ## train METHOD on DATASET (DATA_DIR, SEEDS, EPOCHS, WORKDIR, ARGS)
+	$(BIN)/python -m experiments.train $(DATA_FLAGS) --method="$(METHOD)" \
+	  --seeds="$(SEEDS)" --workdir="$(WORKDIR)" \
+	  $(if $(EPOCHS),--epochs="$(EPOCHS)") $(ARGS)
+
+test: lint types unit ## lint, types and tests: what has to pass
+
+lint: $(VENV)/installed-dev ## style of the source
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev ## types of the source
+	$(BIN)/mypy
+
+unit: $(VENV)/installed-dev ## the tests that need neither minutes nor an accelerator
+	JAX_PLATFORMS=cpu $(TEST) -n 2 -m "not slow and not gpu" $(ARGS)
+
+slow: $(VENV)/installed-dev ## the tests that take long
+	JAX_PLATFORMS=cpu $(TEST) -m "slow and not gpu" $(ARGS)
+
+gpu: $(VENV)/installed-dev ## the tests that need an accelerator
+	$(TEST) -m gpu $(ARGS)
+
+format: $(VENV)/installed-dev ## rewrite the source in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed-plots ## throughput of METHOD on DATASET, as one line of JSON
+	$(BIN)/python -m benchmarks.throughput $(DATA_FLAGS) --method="$(METHOD)" --json $(ARGS)
+
+clean: ## remove the virtual environment and every cache; runs/ stays
+	rm -rf $(VENV) .cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python >= 3.11 is needed and '$(PYTHON)' is not; choose another," \
+	    "as: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# One stamp for each extra, so that the second call installs nothing.
+$(VENV)/installed-%: setup.py $(wildcard constraints/*.txt) | $(BIN)/python
+	@pins=constraints/$$($(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt; \
+	if [ -f "$$pins" ]; then pins="--constraint=$$pins"; else \
+	  echo "$$pins does not exist: installing the newest versions, untested here"; \
+	  pins=""; fi; \
+	set -x; $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --editable '.[$*]' $$pins
+	@touch $@

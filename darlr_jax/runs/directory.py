@@ -1,0 +1,356 @@
+"""The directory of a run: who may write to it, what it was started with.
+
+A run directory holds::
+
+    config.json     the configuration, every field
+    run.json        command, commit, versions, device, data, times, status
+    metrics.csv     one row per seed and epoch; metrics.jsonl holds the same rows
+    checkpoints/    the newest states
+    curves.png      the curves of metrics.csv
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import enum
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
+
+import darlr_jax
+from darlr_jax import config as config_lib
+from darlr_jax.config import ConfigError, ExperimentConfig
+
+_LOCK = ".lock"
+_VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# A resumed run may be asked for more epochs than it was started with, nothing else.
+_MAY_CHANGE = ("training.epochs",)
+
+
+class RunError(RuntimeError):
+    """A run directory that cannot be used; one line: which, why, and what to do."""
+
+
+class Resume(enum.StrEnum):
+    """What to do with a directory that holds a run already."""
+
+    AUTO = "auto"  # continue it if it is the same experiment
+    NEVER = "never"  # refuse
+    MUST = "must"  # continue it; refuse to start a new one
+
+
+class RunDirectory:
+    """A run directory that this process alone writes to, until it is closed.
+
+    Use it as a context manager: an exception that leaves the block is noted as status
+    "failed" in run.json.
+
+    Attributes:
+      path: the directory.
+      resumed: whether it held a run already, which this process continues.
+      config_file: config.json.
+      run_file: run.json.
+      metrics_csv: metrics.csv.
+      metrics_jsonl: metrics.jsonl.
+      checkpoints: the directory of the checkpoints.
+      curves: curves.png.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        """Names the files under `path`; touches none. See `RunDirectory.open`."""
+        self.path = pathlib.Path(path)
+        self.resumed = False
+        self.config_file = self.path / "config.json"
+        self.run_file = self.path / "run.json"
+        self.metrics_csv = self.path / "metrics.csv"
+        self.metrics_jsonl = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.curves = self.path / "curves.png"
+        self._lock: IO[str] | None = None
+        self._record: dict[str, Any] = {}
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        config: ExperimentConfig,
+        *,
+        seeds: Sequence[int],
+        command: Sequence[str],
+        data_hashes: Mapping[str, str],
+        resume: Resume | str = Resume.AUTO,
+        overwrite: bool = False,
+    ) -> RunDirectory:
+        """Creates the directory of a new run, or opens that of an interrupted one.
+
+        Args:
+          path: the directory; created, with its parents, where it does not exist.
+          config: what the run is.
+          seeds: the seeds that the run trains side by side.
+          command: the command line, as in `sys.argv`.
+          data_hashes: file name (or generator) -> sha256 of what was read.
+          resume: what to do where `path` holds a run.
+          overwrite: remove the files of the run that `path` holds, and start anew.
+
+        Raises:
+          RunError: another process writes to it; it holds another experiment (which
+            fields differ), files of something else, or nothing where a run must be
+            resumed. Nothing has been written then.
+        """
+        resume = Resume(resume)
+        if overwrite and resume is Resume.MUST:
+            raise RunError("--overwrite and --resume=must contradict each other")
+        run = cls(path)
+        run._acquire_lock()
+        try:
+            earlier = run._earlier_session(resume, overwrite)
+            run._record = describe_session(seeds, command, data_hashes)
+            if earlier is not None:
+                run._require_same_experiment(config, earlier)
+                history = earlier.pop("earlier_sessions", [])
+                run._record["earlier_sessions"] = [*history, earlier]
+                run.resumed = True
+            elif overwrite:
+                run._remove_files()
+            write_json(run.config_file, config_lib.to_dict(config))
+            write_json(run.run_file, run._record)
+        except BaseException:
+            run._release_lock()
+            raise
+        return run
+
+    def update(self, **fields: Any) -> None:
+        """Sets fields of run.json, as `compile_seconds=3.5`.
+
+        Raises:
+          RunError: a name that run.json does not have.
+        """
+        unknown = sorted(set(fields) - set(self._record))
+        if unknown:
+            raise RunError(f"run.json has no field {', '.join(unknown)}")
+        self._record |= fields
+        write_json(self.run_file, self._record)
+
+    def close(self, status: str = "finished") -> None:
+        """Notes how the run ended and lets other processes have the directory."""
+        if self._lock is not None:
+            self.update(status=status, ended=_utc_now())
+            self._release_lock()
+
+    def __enter__(self) -> RunDirectory:
+        """The directory itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes the directory as finished, interrupted or failed."""
+        if kind is None:
+            self.close()
+        else:
+            stopped = issubclass(kind, KeyboardInterrupt | SystemExit)
+            self.close("interrupted" if stopped else "failed")
+
+    def _acquire_lock(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / _LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: cannot be created or written to ({error.strerror})"
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            lock.close()
+            in_use = isinstance(error, BlockingIOError)
+            why = f"in use by {owner}" if in_use else f"no lock ({error.strerror})"
+            raise RunError(f"{self.path}: {why}; choose another --workdir") from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        self._lock = lock
+
+    def _release_lock(self) -> None:
+        # The file stays: removing it would let two later processes lock two files.
+        if self._lock is not None:
+            self._lock.truncate(0)
+            self._lock.close()
+            self._lock = None
+
+    def _earlier_session(
+        self, resume: Resume, overwrite: bool
+    ) -> dict[str, Any] | None:
+        """run.json of the run that the directory holds, None in an empty directory."""
+        if all(entry.name.startswith(".") for entry in self.path.iterdir()):
+            if resume is Resume.MUST:
+                raise RunError(f"{self.path}: no run to resume; drop --resume=must")
+            return None
+        if not self.config_file.exists():
+            raise RunError(
+                f"{self.path}: not empty, and no run directory (it has no "
+                "config.json); choose another --workdir"
+            )
+        if resume is Resume.NEVER and not overwrite:
+            raise RunError(
+                f"{self.path}: holds a run already; choose another --workdir, or "
+                "--overwrite to replace it"
+            )
+        if overwrite:
+            return None
+        return read_json(self.run_file)
+
+    def _require_same_experiment(
+        self, config: ExperimentConfig, earlier: Mapping[str, Any]
+    ) -> None:
+        before = config_lib.flatten(load_config(self.path))
+        after = config_lib.flatten(config)
+        differences = [
+            f"{name}: {before[name]!r} -> {after[name]!r}"
+            for name in after
+            if name not in _MAY_CHANGE and before[name] != after[name]
+        ]
+        differences += [
+            f"{name}: {earlier.get(name)!r} -> {self._record[name]!r}"
+            for name in ("seeds", "data")
+            if earlier.get(name) != self._record[name]
+        ]
+        if differences:
+            raise RunError(
+                f"{self.path}: holds another experiment ({'; '.join(differences)}); "
+                "choose another --workdir, or --overwrite to replace it"
+            )
+
+    def _remove_files(self) -> None:
+        # Only what runs write: the user may keep notes beside them.
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for file in (
+            *(self.metrics_csv, self.metrics_jsonl, self.curves),
+            *(self.run_file, self.config_file),
+        ):
+            file.unlink(missing_ok=True)
+
+
+def load_config(path: str | os.PathLike[str]) -> ExperimentConfig:
+    """The configuration of the run in the directory `path`.
+
+    Raises:
+      RunError: config.json is missing, malformed, or of another version.
+    """
+    file = RunDirectory(path).config_file
+    try:
+        return config_lib.from_dict(read_json(file))
+    except ConfigError as error:
+        raise RunError(
+            f"{file}: not a configuration of this version ({error})"
+        ) from error
+
+
+def describe_session(
+    seeds: Sequence[int], command: Sequence[str], data_hashes: Mapping[str, str]
+) -> dict[str, Any]:
+    """What run.json says of this process, on this machine, at this time."""
+    import jax  # here: reading results needs no JAX, and it takes a second to import
+
+    devices = jax.devices()
+    return {
+        "status": "running",
+        "command": list(command),
+        "seeds": [int(seed) for seed in seeds],
+        "data": dict(data_hashes),
+        "started": _utc_now(),
+        "ended": None,
+        "compile_seconds": None,
+        "run_seconds": None,
+        "commit": git_commit(),
+        "versions": {
+            "darlr_jax": darlr_jax.__version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _VERSIONS_OF},
+        },
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+        },
+        "host": {"system": platform.system(), "cpus": os.cpu_count()},
+        "earlier_sessions": [],
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the package's source tree, with "+dirty" where that was changed.
+
+    None where the package does not lie in a git checkout of its own.
+    """
+    source = pathlib.Path(darlr_jax.__file__).resolve().parent.parent
+    # An installed package may lie inside a checkout of something else.
+    if _git(source, "rev-parse", "--show-toplevel") != str(source):
+        return None
+    commit = _git(source, "rev-parse", "--verify", "--quiet", "HEAD")
+    if commit is None:
+        return None
+    return commit + ("+dirty" if _git(source, "status", "--porcelain") else "")
+
+
+def _git(directory: pathlib.Path, *arguments: str) -> str | None:
+    """What git answers, None where there is no git or it refuses."""
+    command = ["git", "-C", str(directory), *arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file to write to, which takes the place of `path` when the block succeeds.
+
+    Readers, and a process that is killed, see the old file or the new one, never half.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Writes `content`, sorted and indented, in place of `path`."""
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in the file `path`.
+
+    Raises:
+      RunError: there is no such file, or it does not hold a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise RunError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: expected a JSON object")
+    return content
+
+
+def _utc_now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

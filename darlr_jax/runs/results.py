@@ -1,0 +1,234 @@
+"""From run directories to tables.
+
+The score of a published table is the mean over *all* epochs of one run of `NX_0_R_tra`
+(`published_score`): not the best epoch, not the last ones, so that learning speed is
+part of it. Each seed is averaged over its epochs first; means and intervals are over
+seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from darlr_jax.runs.directory import RunDirectory, RunError, load_config
+
+MODES = ("FB", "NX_0", "NX_10")
+SCORE = "NX_0_R_tra"
+
+# Student's t, 97.5 %, for 1 to 10 degrees of freedom; beyond, `_t_quantile` expands.
+_T_975 = (
+    *(12.70620, 4.30265, 3.18245, 2.77645, 2.57058),
+    *(2.44691, 2.36462, 2.30600, 2.26216, 2.22814),
+)
+
+
+def load_metrics(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
+    """The metrics of a run: one row per seed and epoch, sorted by both.
+
+    Raises:
+      RunError: metrics.csv is missing, malformed or incomplete: where, and how.
+    """
+    file = RunDirectory(run_dir).metrics_csv
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read ({error.strerror})") from error
+    lines = text.splitlines()
+    if len(lines) < 2:
+        raise RunError(f"{file}: holds no epoch yet")
+    if not text.endswith("\n"):
+        raise RunError(f"{file}: the last line is cut short; resume the run to mend it")
+    width = lines[0].count(",")
+    for number, line in enumerate(lines, start=1):
+        # pandas would fill up a line that is too short.
+        if line.count(",") != width:
+            raise RunError(
+                f"{file}, line {number}: {line.count(',') + 1} cells, "
+                f"expected {width + 1}"
+            )
+    metrics = pd.read_csv(file, float_precision="round_trip")
+    required = ["seed", "epoch", *(f"{mode}_R_tra" for mode in MODES)]
+    for name in required:
+        if name not in metrics.columns:
+            raise RunError(f"{file}: has no column {name}")
+    for name in metrics.columns:
+        if not pd.api.types.is_numeric_dtype(metrics[name]):
+            raise RunError(f"{file}: column {name} holds something that is no number")
+    for name in required:
+        if metrics[name].isna().any():
+            raise RunError(f"{file}: column {name} has empty cells")
+    metrics = metrics.sort_values(["seed", "epoch"], ignore_index=True)
+    for seed, epochs in metrics.groupby("seed")["epoch"]:
+        if list(epochs) != list(range(1, len(epochs) + 1)):
+            raise RunError(f"{file}: seed {seed} has missing or repeated epochs")
+    if metrics.groupby("seed").size().nunique() != 1:
+        raise RunError(f"{file}: the seeds have different numbers of epochs")
+    return metrics
+
+
+def published_score(metrics: pd.DataFrame) -> pd.Series:
+    """Seed -> mean of NX_0 R_tra over all epochs of the single run, as published."""
+    return epoch_mean(metrics, SCORE)
+
+
+def epoch_mean(metrics: pd.DataFrame, column: str) -> pd.Series:
+    """Seed -> mean over all epochs; not-a-number where any epoch has none."""
+    return metrics.groupby("seed")[column].agg(lambda values: values.mean(skipna=False))
+
+
+def last_quarter(metrics: pd.DataFrame, column: str) -> pd.Series:
+    """Seed -> mean over the last 25 % of the epochs, at least one of them."""
+    epochs = int(metrics["epoch"].max())
+    return epoch_mean(
+        metrics[metrics["epoch"] > epochs - math.ceil(epochs / 4)], column
+    )
+
+
+def mean_and_interval(values: Sequence[float] | pd.Series) -> tuple[float, float]:
+    """Mean over seeds, and half the width of its 95 % interval (Student's t).
+
+    A single seed says nothing of the spread: its half width is not-a-number.
+    """
+    array = np.asarray(values, dtype=float)
+    if array.size < 2:
+        return float(array.mean()), math.nan
+    error = array.std(ddof=1) / math.sqrt(array.size)
+    return float(array.mean()), float(_t_quantile(array.size - 1) * error)
+
+
+def summary_table(
+    run_dirs: Sequence[str | os.PathLike[str]], published: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """One row a run: its score with the interval over seeds, and what goes with it.
+
+    Args:
+      run_dirs: the run directories, in the order of the rows.
+      published: columns `dataset`, `method` and `NX_0_R_tra`; spelt in any case, each
+        pair at most once. Adds the columns "published" and "difference".
+
+    Returns:
+      Columns: data set, method, seeds, epochs; "NX_0 R_tra" (`published_score`) with
+      "± 95 %" (half the width of its interval), "last 25 %" and "max" of the same
+      metric; and means over all epochs of other metrics. A metric that a run has not
+      got is not-a-number.
+
+    Raises:
+      RunError: a run is missing or malformed, or `published` is.
+    """
+    rows = [_summary_row(run_dir) for run_dir in run_dirs]
+    table = pd.DataFrame(rows)
+    if published is None:
+        return table
+    table["published"] = [
+        _published_value(published, str(row["data set"]), str(row["method"]))
+        for row in rows
+    ]
+    table["difference"] = table["NX_0 R_tra"] - table["published"]
+    return table
+
+
+def run_table(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The table that ends a run: one row a mode, means over epochs and seeds.
+
+    The row "NX_0" and the column "R_tra" give the published score.
+    """
+    rows = []
+    for mode in MODES:
+        score, half_width = mean_and_interval(epoch_mean(metrics, f"{mode}_R_tra"))
+        last = last_quarter(metrics, f"{mode}_R_tra").mean()
+        row = {"mode": mode, "R_tra": score, "± 95 %": half_width, "last 25 %": last}
+        names = {"all_users_R_tra": "all users"} | {
+            name: name for name in ("len_tra", "R_each", "CV", "CV_turn", "MCD")
+        }
+        for name, title in names.items():
+            row[title] = _seed_mean(metrics, f"{mode}_{name}")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def to_markdown(table: pd.DataFrame, digits: int = 2) -> str:
+    """The table in Markdown, aligned; not-a-number reads "n/a"."""
+    cells = [[str(name) for name in table.columns]]
+    for row in table.itertuples(index=False):
+        cells.append([_cell(value, digits) for value in row])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
+    rule = [
+        "-" * (width - right) + ":" * right
+        for width, right in zip(widths, numeric, strict=True)
+    ]
+    lines = [cells[0], rule, *cells[1:]]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        )
+        + " |"
+        for line in lines
+    )
+
+
+def _summary_row(run_dir: str | os.PathLike[str]) -> dict[str, str | int | float]:
+    config = load_config(run_dir)
+    metrics = load_metrics(run_dir)
+    score, half_width = mean_and_interval(published_score(metrics))
+    return {
+        "data set": config.dataset.name,
+        "method": config.method,
+        "seeds": metrics["seed"].nunique(),
+        "epochs": int(metrics["epoch"].max()),
+        "NX_0 R_tra": score,
+        "± 95 %": half_width,
+        "last 25 %": float(last_quarter(metrics, SCORE).mean()),
+        "max": float(metrics.groupby("seed")[SCORE].max().mean()),
+        "NX_0 all users": _seed_mean(metrics, "NX_0_all_users_R_tra"),
+        "FB R_tra": _seed_mean(metrics, "FB_R_tra"),
+        "NX_10 R_tra": _seed_mean(metrics, "NX_10_R_tra"),
+        "length": _seed_mean(metrics, "NX_0_len_tra"),
+        "R_each": _seed_mean(metrics, "NX_0_R_each"),
+    }
+
+
+def _seed_mean(metrics: pd.DataFrame, column: str) -> float:
+    if column not in metrics.columns:
+        return math.nan
+    return float(epoch_mean(metrics, column).mean(skipna=False))
+
+
+def _published_value(published: pd.DataFrame, dataset: str, method: str) -> float:
+    for name in ("dataset", "method", SCORE):
+        if name not in published.columns:
+            raise RunError(f"published table: has no column {name}")
+    rows = published[
+        (published["dataset"].str.casefold() == dataset.casefold())
+        & (published["method"].str.casefold() == method.casefold())
+    ]
+    if len(rows) > 1:
+        raise RunError(f"published table: {len(rows)} rows of {method} on {dataset}")
+    return math.nan if rows.empty else float(rows[SCORE].iloc[0])
+
+
+def _cell(value: object, digits: int) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _t_quantile(degrees: int) -> float:
+    """97.5 % quantile of Student's t, to 4 digits (Cornish-Fisher beyond the table)."""
+    if degrees <= len(_T_975):
+        return _T_975[degrees - 1]
+    z = 1.959964
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return sum(term / degrees**power for power, term in enumerate(terms))

@@ -1,0 +1,177 @@
+"""Metrics of a run as it goes: one row per seed and epoch, as CSV and as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from darlr_jax.runs.directory import RunDirectory, RunError, replacing
+
+Row = Mapping[str, float | int]
+
+
+class Writer(Protocol):
+    """Where the metrics of an epoch go."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Writes the rows of one epoch, one for each seed."""
+
+    def close(self) -> None:
+        """Releases what the writer holds."""
+
+
+class NullWriter:
+    """A writer that keeps nothing."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Ignores the rows."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class MetricsWriter:
+    """Appends to metrics.csv and metrics.jsonl, which hold the same rows.
+
+    The columns are those of the first row, in its order. Not-a-number is an empty cell
+    in the one file and null in the other. What is written is handed to the operating
+    system at once, all seeds of an epoch together, so that readers see whole epochs.
+    """
+
+    def __init__(self, run: RunDirectory):
+        """Writes to the files of `run`.
+
+        Rows that they hold already must be dealt with first, by `truncate_after`.
+        """
+        self._csv = run.metrics_csv
+        self._jsonl = run.metrics_jsonl
+        self._columns: list[str] | None = None
+        self._last_epoch: int | None = None
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Appends the rows of one epoch.
+
+        Args:
+          rows: one for each seed, each with `seed`, `epoch` and the same other columns.
+
+        Raises:
+          RunError: columns are missing or new, or the epoch is not a later one.
+        """
+        if self._columns is None:
+            self._start(rows[0])
+        assert self._columns is not None
+        for row in rows:
+            _require_columns(row, self._columns)
+        epochs = {int(row["epoch"]) for row in rows}
+        last = -math.inf if self._last_epoch is None else self._last_epoch
+        if len(epochs) != 1 or min(epochs) <= last:
+            raise RunError(
+                f"{self._csv}: rows of one epoch after {last} expected, "
+                f"got epochs {sorted(epochs)}"
+            )
+        texts = [[_text(row[name]) for name in self._columns] for row in rows]
+        _append(self._csv, [",".join(cells) for cells in texts])
+        _append(self._jsonl, [_json_line(self._columns, cells) for cells in texts])
+        self._last_epoch = epochs.pop()
+
+    def truncate_after(self, epoch: int) -> None:
+        """Drops the rows of later epochs, and a last line that was cut short.
+
+        Call it before the first `write` to a run that is resumed from the checkpoint of
+        `epoch`; 0 drops everything.
+
+        Raises:
+          RunError: the files do not reach up to `epoch`, or a line is malformed.
+        """
+        header, *lines = _whole_lines(self._csv) or [""]
+        columns = header.split(",")
+        kept = [line for line in lines if self._epoch_of(line, columns) <= epoch]
+        last = self._epoch_of(kept[-1], columns) if kept else 0
+        json_kept = [
+            line for line in _whole_lines(self._jsonl) if _json_epoch(line) <= epoch
+        ]
+        if last != epoch or len(json_kept) != len(kept):
+            raise RunError(
+                f"{self._csv}: ends at epoch {last} ({len(kept)} rows, and "
+                f"{len(json_kept)} in {self._jsonl.name}) but the checkpoint is of "
+                f"epoch {epoch}; start anew with --overwrite"
+            )
+        _rewrite(self._csv, [header, *kept] if kept else [])
+        _rewrite(self._jsonl, json_kept)
+        self._columns = columns if kept else None
+        self._last_epoch = last if kept else None
+
+    def close(self) -> None:
+        """Does nothing: no file is held open between epochs."""
+
+    def _start(self, row: Row) -> None:
+        for file in (self._csv, self._jsonl):
+            if file.exists() and file.stat().st_size:
+                raise RunError(
+                    f"{file}: holds rows already; truncate_after comes first"
+                )
+        if list(row)[:2] != ["seed", "epoch"]:
+            raise RunError("metrics: the first columns must be seed and epoch")
+        _append(self._csv, [",".join(row)])
+        self._columns = list(row)
+
+    def _epoch_of(self, line: str, columns: list[str]) -> int:
+        cells = line.split(",")
+        if len(cells) == len(columns) and "epoch" in columns:
+            text = cells[columns.index("epoch")]
+            if text.isdecimal():
+                return int(text)
+        raise RunError(f"{self._csv}: malformed line {line!r}")
+
+
+def _require_columns(row: Row, columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in row]
+    extra = [name for name in row if name not in columns]
+    if missing or extra:
+        raise RunError(f"metrics: missing columns {missing}, new columns {extra}")
+
+
+def _text(value: float | int) -> str:
+    """A number as both formats spell it; the empty text for not-a-number."""
+    try:
+        return str(int(operator.index(value)))  # type: ignore[arg-type]  # ints alone
+    except TypeError:
+        number = float(value)
+    if math.isinf(number):
+        return "1e999" if number > 0 else "-1e999"  # JSON has no other word for it
+    return "" if math.isnan(number) else repr(number)
+
+
+def _json_line(columns: Sequence[str], cells: Sequence[str]) -> str:
+    pairs = zip(columns, cells, strict=True)
+    fields = (f"{json.dumps(name)}: {cell or 'null'}" for name, cell in pairs)
+    return "{" + ", ".join(fields) + "}"
+
+
+def _json_epoch(line: str) -> int:
+    try:
+        return int(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"metrics.jsonl: malformed line {line!r}") from error
+
+
+def _append(file: pathlib.Path, lines: Sequence[str]) -> None:
+    with open(file, "a", encoding="utf-8") as stream:
+        stream.write("".join(line + "\n" for line in lines))
+
+
+def _rewrite(file: pathlib.Path, lines: Sequence[str]) -> None:
+    with replacing(file) as temporary:
+        _append(temporary, lines)
+
+
+def _whole_lines(file: pathlib.Path) -> list[str]:
+    """The lines of `file` that end as lines do; none where there is no file."""
+    if not file.exists():
+        return []
+    text = file.read_text(encoding="utf-8")
+    return text[: text.rfind("\n") + 1].splitlines()

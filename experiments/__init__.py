@@ -1,0 +1,1 @@
+"""Programs: flags -> configuration -> library -> files. Nothing imports them."""

@@ -1,0 +1,119 @@
+"""What the programs share: flags of an experiment, and errors as one clear line."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from darlr_jax import config as config_lib
+from darlr_jax.config import ConfigError, ExperimentConfig
+from darlr_jax.methods import METHODS
+from darlr_jax.presets import DATASETS, preset
+
+DATASET = flags.DEFINE_string(
+    "dataset", "synthetic", f"Data set: {', '.join(DATASETS)}."
+)
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder with a folder of the official files for each data set."
+)
+METHOD = flags.DEFINE_string("method", "darlr", f"Method: {', '.join(METHODS)}.")
+EPOCHS = flags.DEFINE_integer(
+    "epochs",
+    None,
+    "Training epochs; the data set's preset if not given.",
+    lower_bound=1,
+)
+OVERRIDES = flags.DEFINE_multi_string(
+    "set", [], "FIELD=VALUE of the configuration, as selector.k_sel=20; may repeat."
+)
+CACHE_DIR = flags.DEFINE_string(
+    "cache_dir",
+    None,
+    "Folder for fitted world models and compiled programs; if not given, "
+    "$XDG_CACHE_HOME/darlr_jax or ~/.cache/darlr_jax.",
+)
+
+
+def experiment_config() -> ExperimentConfig:
+    """The preset of --dataset and --method with --epochs and every --set applied.
+
+    Raises:
+      ConfigError: unknown names, mistyped or contradictory values.
+    """
+    config = preset(DATASET.value, METHOD.value)
+    changes = config_lib.parse_overrides(OVERRIDES.value)
+    for path in ("method", "dataset.name"):
+        if path in changes:
+            flag = path.partition(".")[0]
+            raise ConfigError(f"--set={path}=...: use --{flag}, which selects a preset")
+    if EPOCHS.value is not None:
+        changes = {"training.epochs": EPOCHS.value} | changes
+    config = config_lib.replace(config, changes)
+    config_lib.validate(config)
+    return config
+
+
+def parse_seeds(texts: Sequence[str]) -> list[int]:
+    """Distinct whole numbers from 0 to 2**32 - 1. Raises ConfigError otherwise."""
+    seeds = []
+    for text in texts:
+        if not text.strip().isdecimal() or int(text) >= 2**32:
+            raise ConfigError(f"--seeds: {text!r} is no whole number below 2**32")
+        seeds.append(int(text))
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ConfigError(f"--seeds={','.join(texts)}: expected distinct numbers")
+    return seeds
+
+
+def cache_directory() -> pathlib.Path:
+    """--cache_dir, or the user's own cache folder."""
+    if CACHE_DIR.value is not None:
+        return pathlib.Path(CACHE_DIR.value)
+    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(root) / "darlr_jax"
+
+
+def configure_jax() -> None:
+    """Quiet logs, errors instead of silent broadcasts, programs that stay compiled."""
+    import jax
+
+    logging.set_verbosity(logging.WARNING)  # orbax logs every step of a save
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    if jax.config.jax_compilation_cache_dir is None:
+        programs = cache_directory() / "programs"
+        programs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        jax.config.update("jax_compilation_cache_dir", str(programs))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs a program; what its user can mend ends as one line and exit code 1."""
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            sys.exit(f"error: unexpected argument {argv[1]!r}; flags start with --")
+        try:
+            main(argv)
+        except _user_errors() as error:
+            sys.exit(f"error: {error}")
+
+    app.run(guarded)
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """Errors whose message tells the user what to do; others keep their traceback.
+
+    Modules that were not imported cannot have raised anything.
+    """
+    kinds: list[type[Exception]] = [ConfigError, FloatingPointError]
+    for module, name in (
+        ("darlr_jax.data.dataset", "DataError"),
+        ("darlr_jax.runs.directory", "RunError"),
+    ):
+        if module in sys.modules:
+            kinds.append(getattr(sys.modules[module], name))
+    return tuple(kinds)

@@ -1,0 +1,234 @@
+"""Runs a grid of experiments, one after another or a few side by side.
+
+python -m launch.grid --methods=mbpo,dorl,darlr --datasets=coat --data_dir=DIR \
+    --grid=selector.k_sel=5,15 --jobs=2 --dry_run
+
+Every combination of data set, method and swept value is one `experiments.train`, in a
+run directory of its own under --workdir. A grid that was interrupted continues with the
+same command: finished runs find nothing left to do.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import os
+import pathlib
+import queue
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from absl import app, flags
+
+from darlr_jax import config as config_lib
+from darlr_jax.presets import preset
+
+# As a program the flags are the process's own. Imported they stay private, because the
+# programs under experiments/ have flags of the same names.
+_FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
+
+_METHODS = flags.DEFINE_list(
+    "methods", ["darlr"], "Rows of darlr_jax/methods.py.", flag_values=_FLAGS
+)
+_DATASETS = flags.DEFINE_list(
+    "datasets", ["synthetic"], "Names of data sets.", flag_values=_FLAGS
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where the official files lie.", flag_values=_FLAGS
+)
+_SEEDS = flags.DEFINE_string(
+    "seeds", "0,1,2", "Seeds that each run trains side by side.", flag_values=_FLAGS
+)
+_EPOCHS = flags.DEFINE_integer(
+    "epochs", None, "Epochs of each run; as the preset says if absent.",
+    lower_bound=1, flag_values=_FLAGS,
+)  # fmt: skip
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs", "Parent of the run directories.", flag_values=_FLAGS
+)
+_SET = flags.DEFINE_multi_string(
+    "set", [], "FIELD=VALUE for every run; may repeat.", flag_values=_FLAGS
+)
+_GRID = flags.DEFINE_multi_string(
+    "grid", [], "FIELD=VALUE,VALUE,...: a run for each value; may repeat.",
+    flag_values=_FLAGS,
+)  # fmt: skip
+_JOBS = flags.DEFINE_integer(
+    "jobs", 1, "Runs side by side; each gets its share of the cores.",
+    lower_bound=1, flag_values=_FLAGS,
+)  # fmt: skip
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print the commands and run none.", flag_values=_FLAGS
+)
+
+
+class Job(NamedTuple):
+    """One run: where it writes to, and the command as a list of arguments."""
+
+    workdir: pathlib.Path
+    command: list[str]
+
+
+def expand(
+    methods: Sequence[str],
+    datasets: Sequence[str],
+    workdir: str | os.PathLike[str],
+    *,
+    options: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    sweep: Mapping[str, Sequence[str]] | None = None,
+) -> list[Job]:
+    """Every combination of data set, method and swept value, in this order.
+
+    Args:
+      methods: names of methods.
+      datasets: names of data sets.
+      workdir: parent of the run directories.
+      options: further flags that each run gets, as "--seeds=0,1".
+      overrides: FIELD=VALUE, for each run.
+      sweep: field -> values; the run directory carries the value in its name.
+
+    Raises:
+      ConfigError: a data set, method or field does not exist, or a field cannot have
+        its value.
+    """
+    sweep = sweep or {}
+    jobs = []
+    for dataset, method, *values in itertools.product(
+        datasets, methods, *sweep.values()
+    ):
+        swept = [f"{field}={value}" for field, value in zip(sweep, values, strict=True)]
+        settings = [*overrides, *swept]
+        # Each run checks this too, but the last one only when the others are done.
+        config = preset(dataset, method)
+        config_lib.validate(
+            config_lib.replace(config, config_lib.parse_overrides(settings))
+        )
+        directory = pathlib.Path(workdir, "__".join([f"{dataset}_{method}", *swept]))
+        command = [
+            *(sys.executable, "-m", "experiments.train"),
+            *(f"--dataset={dataset}", f"--method={method}", f"--workdir={directory}"),
+            *options,
+            *(f"--set={setting}" for setting in settings),
+        ]
+        jobs.append(Job(directory, command))
+    return jobs
+
+
+def parse_sweep(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Turns `["selector.k_sel=5,15"]` into `{"selector.k_sel": ["5", "15"]}`.
+
+    Raises:
+      ConfigError: a text is not of this form, or a field is named twice.
+    """
+    sweep: dict[str, list[str]] = {}
+    for text in texts:
+        field, _, values = text.partition("=")
+        if not field or not all(values.split(",")):
+            raise config_lib.ConfigError(
+                f"--grid={text}: expected FIELD=VALUE,VALUE,... as selector.k_sel=5,15"
+            )
+        if field in sweep:
+            raise config_lib.ConfigError(f"--grid={text}: {field} is named twice")
+        sweep[field] = values.split(",")
+    return sweep
+
+
+def run(jobs: Sequence[Job], parallel: int = 1) -> list[Job]:
+    """Runs the jobs, `parallel` at a time, and returns those that failed.
+
+    After a failure no further job begins; those under way are waited for. Side by side,
+    the output of a job goes to a file beside its run directory, WORKDIR.log.
+    """
+    shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+    for share in _shares_of_cores(parallel):
+        shares.put(share)
+    failed: list[Job] = []
+
+    def run_one(job: Job) -> None:
+        if failed:
+            return
+        share = shares.get()
+        print(f"starting {job.workdir}", flush=True)
+        try:
+            if _run_job(job, share, log=parallel > 1) != 0:
+                failed.append(job)
+        finally:
+            shares.put(share)
+
+    with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
+        list(pool.map(run_one, jobs))
+    return failed
+
+
+def _run_job(job: Job, cores: set[int], *, log: bool) -> int:
+    """Runs a job on the given cores and returns its exit status."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        # Of this thread alone; the process that it starts inherits it, and XLA, OpenMP
+        # and the others size their pools by it.
+        os.sched_setaffinity(0, cores)
+    environment = os.environ | ({"OMP_NUM_THREADS": str(len(cores))} if cores else {})
+    if not log:
+        return subprocess.run(job.command, env=environment, check=False).returncode
+    file = job.workdir.with_name(job.workdir.name + ".log")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w", encoding="utf-8") as stream:
+        return subprocess.run(
+            job.command,
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+
+
+def _shares_of_cores(parallel: int) -> Iterator[set[int]]:
+    """The cores of each of `parallel` jobs; the empty set if one job has them all."""
+    if parallel == 1:
+        yield set()
+        return
+    if hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+    else:
+        cores = list(range(os.cpu_count() or 1))
+    for index in range(parallel):
+        yield set(cores[index::parallel]) or {cores[index % len(cores)]}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Expands the grid of the flags, prints it, runs it. Returns the exit status."""
+    if len(argv) > 1:
+        print(f"unexpected argument: {argv[1]}", file=sys.stderr)
+        return 2
+    options = [f"--seeds={_SEEDS.value}"]
+    if _DATA_DIR.value is not None:
+        options.append(f"--data_dir={_DATA_DIR.value}")
+    if _EPOCHS.value is not None:
+        options.append(f"--epochs={_EPOCHS.value}")
+    try:
+        jobs = expand(
+            _METHODS.value,
+            _DATASETS.value,
+            _WORKDIR.value,
+            options=options,
+            overrides=_SET.value,
+            sweep=parse_sweep(_GRID.value),
+        )
+    except config_lib.ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for job in jobs:
+        print(shlex.join(job.command))
+    if _DRY_RUN.value:
+        return 0
+    failed = run(jobs, _JOBS.value)
+    for job in failed:
+        print(f"failed: {shlex.join(job.command)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,178 @@
+"""launch/grid.py: which commands a grid becomes, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from darlr_jax.config import ConfigError
+from launch import grid
+
+ROOT = pathlib.Path(grid.__file__).parent.parent
+
+
+def test_every_combination_is_one_command():
+    jobs = grid.expand(
+        ["mbpo", "dorl"],
+        ["coat"],
+        "runs",
+        options=["--seeds=0,1"],
+        overrides=["training.epochs=3"],
+        sweep={"reward.lambda_u": ["0.1", "0.2"]},
+    )
+    assert [str(job.workdir) for job in jobs] == [
+        "runs/coat_mbpo__reward.lambda_u=0.1",
+        "runs/coat_mbpo__reward.lambda_u=0.2",
+        "runs/coat_dorl__reward.lambda_u=0.1",
+        "runs/coat_dorl__reward.lambda_u=0.2",
+    ]
+    assert jobs[3].command == [
+        sys.executable,
+        "-m",
+        "experiments.train",
+        "--dataset=coat",
+        "--method=dorl",
+        "--workdir=runs/coat_dorl__reward.lambda_u=0.2",
+        "--seeds=0,1",
+        "--set=training.epochs=3",
+        "--set=reward.lambda_u=0.2",
+    ]
+
+
+def test_without_a_sweep_the_directory_is_that_of_make_train():
+    (job,) = grid.expand(["darlr"], ["synthetic"], "runs")
+    assert str(job.workdir) == "runs/synthetic_darlr"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"methods": ["darl"]}, "did you mean 'darlr'"),
+        ({"datasets": ["coatt"]}, "did you mean 'coat'"),
+        ({"overrides": ["selector.ksel=3"]}, r"did you mean 'selector\.k_sel'"),
+        ({"sweep": {"selector.k_sel": ["5", "0"]}}, "must be within"),
+        ({"overrides": ["selector.heads=3"]}, "must divide"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_runs(arguments, message):
+    defaults = {"methods": ["darlr"], "datasets": ["coat"], "workdir": "runs"}
+    with pytest.raises(ConfigError, match=message):
+        grid.expand(**defaults | arguments)
+
+
+def test_sweeps_are_read():
+    assert grid.parse_sweep(["a.b=1,2", "c=x"]) == {"a.b": ["1", "2"], "c": ["x"]}
+
+
+@pytest.mark.parametrize("text", ["a.b", "a.b=", "a.b=1,,2", "=1"])
+def test_malformed_sweep(text):
+    with pytest.raises(ConfigError, match=f"--grid={text}: expected"):
+        grid.parse_sweep([text])
+
+
+def test_sweeping_a_field_twice():
+    with pytest.raises(ConfigError, match="named twice"):
+        grid.parse_sweep(["a=1", "a=2"])
+
+
+def job(path, code):
+    return grid.Job(path, [sys.executable, "-c", code])
+
+
+def test_first_failure_ends_the_grid(tmp_path, capfd):
+    jobs = [
+        job(tmp_path / "a", "print('one')"),
+        job(tmp_path / "b", "raise SystemExit(3)"),
+        job(tmp_path / "c", "print('three')"),
+    ]
+    assert grid.run(jobs) == [jobs[1]]
+    output = capfd.readouterr().out
+    assert "one" in output
+    assert "three" not in output
+
+
+def test_side_by_side_each_has_its_log_and_its_share_of_the_cores(tmp_path):
+    code = "import os; print(sorted(os.sched_getaffinity(0)), os.environ[{!r}])"
+    code = code.format("OMP_NUM_THREADS")
+    jobs = [job(tmp_path / "new" / name, code) for name in "abc"]
+    before = os.sched_getaffinity(0)
+    assert grid.run(jobs, parallel=2) == []
+    assert os.sched_getaffinity(0) == before
+    shares = {(tmp_path / "new" / f"{name}.log").read_text() for name in "abc"}
+    expected = list(grid._shares_of_cores(2))
+    assert shares <= {f"{sorted(share)} {len(share)}\n" for share in expected}
+
+
+def test_shares_cover_the_cores_and_are_never_empty():
+    cores = os.sched_getaffinity(0)
+    assert set().union(*grid._shares_of_cores(2)) == cores
+    assert all(len(share) >= 1 for share in grid._shares_of_cores(len(cores) + 3))
+    assert list(grid._shares_of_cores(1)) == [set()]
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Runs the program where `experiments.train` is a stand-in that fails for dorl."""
+    program = tmp_path / "experiments" / "train.py"
+    program.parent.mkdir()
+    program.write_text("import sys; sys.exit('--method=dorl' in sys.argv)")
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "launch.grid", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def test_dry_run_prints_and_runs_nothing(launch, tmp_path):
+    done = launch("--methods=mbpo,dorl", "--datasets=coat", "--data_dir=my data",
+                  "--epochs=2", "--set=selector.k_sel=20", "--dry_run")  # fmt: skip
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    for part in ("--seeds=0,1,2", "'--data_dir=my data'", "--epochs=2",
+                 "--set=selector.k_sel=20", "-m experiments.train"):  # fmt: skip
+        assert part in lines[0]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_exit_status_and_the_command_that_failed(launch):
+    assert launch("--methods=mbpo").returncode == 0
+    done = launch("--methods=mbpo,dorl,darlr")
+    assert done.returncode == 1
+    assert done.stderr.startswith("failed: ")
+    assert "--method=dorl" in done.stderr
+    assert "starting runs/synthetic_darlr" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--methods=darl", "did you mean 'darlr'"),
+        ("stray", "unexpected argument: stray"),
+    ],
+)
+def test_bad_input_is_one_line(launch, argument, message):
+    done = launch(argument)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_costs_no_start_up(launch):
+    done = launch("--help")
+    assert "--methods" in done.stdout
+    code = "import sys, launch.grid; sys.exit('jax' in sys.modules)"
+    check = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert check.returncode == 0

@@ -1,0 +1,253 @@
+"""directory.py: who may write, what must match, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+
+import jax
+import pytest
+
+import darlr_jax
+from darlr_jax import config as config_lib
+from darlr_jax.runs import directory
+from darlr_jax.runs.directory import Resume, RunDirectory, RunError, load_config
+from tests.runs.conftest import CONFIG, open_run
+
+
+def read(run, name):
+    return json.loads((run.path / name).read_text())
+
+
+def names(path):
+    return sorted(entry.name for entry in path.iterdir())
+
+
+def test_new_run_holds_its_configuration_and_its_circumstances(tmp_path):
+    with open_run(tmp_path / "a" / "b", command=["train", "--x"]) as run:
+        assert not run.resumed
+        assert read(run, "config.json") == json.loads(
+            json.dumps(config_lib.to_dict(CONFIG))
+        )
+        record = read(run, "run.json")
+        assert record["status"] == "running"
+        run.update(compile_seconds=1.5, run_seconds=2.5)
+    assert record["command"] == ["train", "--x"]
+    assert record["seeds"] == [0, 1]
+    assert record["data"] == {"log": "abc"}
+    assert record["started"].endswith("+00:00")
+    assert record["versions"]["jax"] == jax.__version__
+    assert record["versions"]["darlr_jax"] == darlr_jax.__version__
+    assert record["device"]["platform"] == jax.devices()[0].platform
+    assert record["device"]["count"] == len(jax.devices())
+    assert record["host"]["cpus"] == os.cpu_count()
+    closed = read(run, "run.json")
+    assert closed["status"] == "finished"
+    assert closed["ended"] >= closed["started"]
+    assert (closed["compile_seconds"], closed["run_seconds"]) == (1.5, 2.5)
+    assert names(run.path) == [".lock", "config.json", "run.json"]
+
+
+def test_configuration_reads_back(tmp_path):
+    config = config_lib.replace(CONFIG, {"recommender.hidden": (7, 5)})
+    open_run(tmp_path, config).close()
+    assert load_config(tmp_path) == config
+
+
+def test_unknown_field_of_run_json_is_refused(tmp_path):
+    with (
+        open_run(tmp_path) as run,
+        pytest.raises(RunError, match="no field compile_sec"),
+    ):
+        run.update(compile_sec=1.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError, "failed"), (KeyboardInterrupt, "interrupted")]
+)
+def test_exception_is_noted_and_goes_on(tmp_path, error, status):
+    with pytest.raises(error), open_run(tmp_path) as run:
+        raise error
+    assert read(run, "run.json")["status"] == status
+    open_run(tmp_path).close()  # and the lock is free
+
+
+def test_same_experiment_resumes_and_keeps_its_history(tmp_path):
+    open_run(tmp_path, command=["first"]).close("interrupted")
+    open_run(tmp_path, command=["second"]).close("interrupted")
+    longer = config_lib.replace(CONFIG, {"training.epochs": 999})
+    with open_run(tmp_path, longer, command=["third"], resume="must") as run:
+        assert run.resumed
+    record = read(run, "run.json")
+    assert record["command"] == ["third"]
+    assert [s["command"] for s in record["earlier_sessions"]] == [["first"], ["second"]]
+    assert [s["status"] for s in record["earlier_sessions"]] == ["interrupted"] * 2
+    assert load_config(tmp_path).training.epochs == 999
+
+
+@pytest.mark.parametrize(
+    ("fields", "arguments", "message"),
+    [
+        ({"selector.k_sel": 20}, {}, r"selector\.k_sel: 15 -> 20"),
+        (
+            {"recommender.hidden": (8,)},
+            {},
+            r"recommender\.hidden: \(64, 64\) -> \(8,\)",
+        ),
+        ({}, {"seeds": [0, 1, 2]}, r"seeds: \[0, 1\] -> \[0, 1, 2\]"),
+        ({}, {"data_hashes": {"log": "abd"}}, "data: .*abc.* -> .*abd"),
+    ],
+)
+def test_another_experiment_is_refused_and_nothing_changes(
+    tmp_path, fields, arguments, message
+):
+    open_run(tmp_path).close()
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    with pytest.raises(RunError, match=message) as error:
+        open_run(tmp_path, config_lib.replace(CONFIG, fields), **arguments)
+    assert "--workdir" in str(error.value)
+    assert "--overwrite" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+
+
+def test_overwrite_replaces_the_files_of_a_run_and_no_others(tmp_path):
+    with open_run(tmp_path) as run:
+        for file in (run.metrics_csv, run.metrics_jsonl, run.curves):
+            file.write_text("old")
+        (run.checkpoints / "1").mkdir(parents=True)
+        (tmp_path / "notes.txt").write_text("mine")
+    other = config_lib.replace(CONFIG, {"selector.k_sel": 20})
+    with open_run(tmp_path, other, overwrite=True) as run:
+        assert not run.resumed
+    assert names(tmp_path) == [".lock", "config.json", "notes.txt", "run.json"]
+    assert read(run, "run.json")["earlier_sessions"] == []
+    assert load_config(tmp_path) == other
+
+
+def test_resume_policies(tmp_path):
+    with pytest.raises(RunError, match="no run to resume"):
+        open_run(tmp_path / "new", resume=Resume.MUST)
+    open_run(tmp_path / "old").close()
+    with pytest.raises(RunError, match="holds a run already"):
+        open_run(tmp_path / "old", resume=Resume.NEVER)
+    with pytest.raises(RunError, match="contradict"):
+        open_run(tmp_path / "old", resume=Resume.MUST, overwrite=True)
+    open_run(tmp_path / "old", resume=Resume.NEVER, overwrite=True).close()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_directory_of_something_else_is_refused(tmp_path, overwrite):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RunError, match="no run directory"):
+        open_run(tmp_path, overwrite=overwrite)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_path_that_cannot_be_a_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be created"):
+        open_run(tmp_path / "file")
+
+
+def test_configuration_of_another_version_is_named(tmp_path):
+    with open_run(tmp_path) as run:
+        pass
+    content = read(run, "config.json")
+    content["selector"]["forgotten"] = 1
+    run.config_file.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"config\.json.*selector\.forgotten"):
+        open_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "not JSON"), ("[1]", "expected a JSON object")]
+)
+def test_damaged_json_is_named(tmp_path, text, message):
+    open_run(tmp_path).close()
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(RunError, match=rf"run\.json: {message}"):
+        open_run(tmp_path)
+
+
+def _try_to_open(path, answers):
+    try:
+        open_run(path).close()
+    except RunError as error:
+        answers.put(str(error))
+    else:
+        answers.put("opened")
+
+
+def test_second_writer_is_refused_until_the_first_is_done(tmp_path):
+    # A new process: a lock may be taken again by the process that holds it.
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    with open_run(tmp_path):
+        process = context.Process(target=_try_to_open, args=(tmp_path, answers))
+        process.start()
+        refusal = answers.get(timeout=60)
+        process.join()
+    assert f"in use by process {os.getpid()} on " in refusal
+    open_run(tmp_path).close()
+
+
+def test_replacing_leaves_the_old_file_where_writing_fails(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("old")
+    with pytest.raises(ZeroDivisionError), directory.replacing(file) as temporary:
+        temporary.write_text("new, and then")
+        raise ZeroDivisionError
+    assert file.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_json_has_no_word_for_not_a_number(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        directory.write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert names(tmp_path) == []
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A git checkout in which a copy of the package seems to lie."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    package = tmp_path / "darlr_jax" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text("")
+    monkeypatch.setattr(darlr_jax, "__file__", str(package))
+
+    def git(*arguments):
+        identity = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True
+        ).stdout
+
+    git("init", "--quiet")
+    return git
+
+
+def test_commit_says_whether_the_source_was_changed(checkout, tmp_path):
+    assert directory.git_commit() is None  # nothing committed yet
+    checkout("add", "darlr_jax")
+    checkout("commit", "--quiet", "-m", "first")
+    commit = checkout("rev-parse", "HEAD").strip()
+    assert directory.git_commit() == commit
+    (tmp_path / "darlr_jax" / "__init__.py").write_text("changed = True")
+    assert directory.git_commit() == commit + "+dirty"
+
+
+def test_checkout_of_something_else_is_not_the_source(checkout, tmp_path, monkeypatch):
+    checkout("add", ".")
+    checkout("commit", "--quiet", "-m", "first")
+    installed = tmp_path / "site-packages" / "darlr_jax" / "__init__.py"
+    monkeypatch.setattr(darlr_jax, "__file__", str(installed))
+    assert directory.git_commit() is None
+
+
+def test_naming_the_files_touches_nothing(tmp_path):
+    RunDirectory(tmp_path / "absent")
+    assert names(tmp_path) == []

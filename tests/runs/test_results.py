@@ -1,0 +1,170 @@
+"""results.py: the published score, intervals, tables, and nothing dropped in silence."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats  # JAX depends on it; the library does not
+
+from darlr_jax.runs import results
+from darlr_jax.runs.directory import RunDirectory, RunError
+
+
+def test_metrics_read_back_exactly(write_run):
+    metrics = results.load_metrics(write_run(seeds=(3, 1), epochs=2))
+    assert list(metrics["seed"]) == [1, 1, 3, 3]
+    assert list(metrics["epoch"]) == [1, 2, 1, 2]
+    assert list(metrics["NX_0_R_tra"]) == [11.0, 21.0, 13.0, 23.0]
+    assert metrics["NX_0_MCD"].isna().all()
+
+
+def test_published_score_is_the_mean_over_all_epochs_of_each_seed(write_run):
+    metrics = results.load_metrics(write_run(epochs=8))  # 10 * epoch + seed
+    assert results.published_score(metrics).to_dict() == {0: 45.0, 1: 46.0}
+
+
+@pytest.mark.parametrize(("epochs", "score"), [(8, 75.0), (3, 30.0), (1, 10.0)])
+def test_last_quarter(write_run, epochs, score):
+    metrics = results.load_metrics(write_run(epochs=epochs))
+    assert results.last_quarter(metrics, "NX_0_R_tra")[0] == score
+
+
+def test_interval_worked_by_hand():
+    # mean 2, standard deviation 1, standard error 1 / sqrt(3), t(2) = 4.30265
+    mean, half_width = results.mean_and_interval([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    assert half_width == pytest.approx(4.30265 / math.sqrt(3))
+
+
+def test_one_seed_has_no_interval():
+    mean, half_width = results.mean_and_interval([5.0])
+    assert mean == 5.0
+    assert math.isnan(half_width)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 5, 10, 11, 12, 20, 63, 1000])
+def test_quantiles_of_student(degrees):
+    # The second seed count that the expansion serves is the hardest one.
+    values = np.arange(degrees + 1.0)
+    mean, half_width = results.mean_and_interval(values)
+    low, high = stats.t.interval(0.95, degrees, values.mean(), stats.sem(values))
+    assert mean - half_width == pytest.approx(low, abs=1e-3 * (high - low))
+    assert mean + half_width == pytest.approx(high, abs=1e-3 * (high - low))
+
+
+def test_summary_table(write_run):
+    runs = [write_run("a"), write_run("b", seeds=(0,), epochs=4, method="mbpo")]
+    published = pd.DataFrame(
+        {
+            "dataset": ["Coat", "Coat", "KuaiRec"],
+            "method": ["DARLR", "DORL", "MBPO"],
+            "NX_0_R_tra": [78.04, 71.4, 12.04],
+        }
+    )
+    table = results.summary_table(runs, published)
+    assert list(table["method"]) == ["darlr", "mbpo"]
+    assert list(table["seeds"]) == [2, 1]
+    assert list(table["epochs"]) == [8, 4]
+    assert list(table["NX_0 R_tra"]) == [45.5, 25.0]
+    assert list(table["last 25 %"]) == [75.5, 40.0]
+    assert list(table["max"]) == [80.5, 40.0]
+    assert list(table["NX_0 all users"]) == [45.75, 25.25]
+    assert table["± 95 %"].isna().tolist() == [False, True]
+    assert table["R_each"].isna().all()  # not among the invented metrics
+    assert table["published"].tolist()[0] == 78.04
+    assert table["difference"].tolist()[0] == pytest.approx(45.5 - 78.04)
+    assert table["published"].isna().tolist() == [False, True]
+    without = results.summary_table(runs)
+    pd.testing.assert_frame_equal(
+        without, table.drop(columns=["published", "difference"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("published", "message"),
+    [
+        ({"dataset": ["coat"], "method": ["darlr"]}, "no column NX_0_R_tra"),
+        (
+            {
+                "dataset": ["coat", "Coat"],
+                "method": ["darlr", "DARLR"],
+                "NX_0_R_tra": [1.0, 2.0],
+            },
+            "2 rows of darlr on coat",
+        ),
+    ],
+)
+def test_bad_published_table_is_refused(write_run, published, message):
+    with pytest.raises(RunError, match=message):
+        results.summary_table([write_run()], pd.DataFrame(published))
+
+
+def test_run_table(write_run):
+    table = results.run_table(results.load_metrics(write_run())).set_index("mode")
+    assert list(table.index) == ["FB", "NX_0", "NX_10"]
+    assert table.loc["NX_0", "R_tra"] == 45.5
+    assert table.loc["NX_0", "last 25 %"] == 75.5
+    assert table.loc["FB", "all users"] == 1.25
+    assert table["len_tra"].tolist() == [4.0, 4.0, 4.0]
+    assert table["MCD"].isna().all()
+
+
+def test_markdown():
+    table = pd.DataFrame(
+        {"method": ["darlr", "gt"], "seeds": [3, 1], "score": [78.04321, math.nan]}
+    )
+    assert results.to_markdown(table) == (
+        "| method | seeds | score |\n"
+        "| ------ | ----: | ----: |\n"
+        "| darlr  |     3 | 78.04 |\n"
+        "| gt     |     1 |   n/a |"
+    )
+
+
+def test_missing_metrics_are_named(tmp_path):
+    with pytest.raises(RunError, match=r"metrics\.csv: cannot be read"):
+        results.load_metrics(tmp_path)
+
+
+def replace_line(number, line):
+    def damage(lines):
+        lines[number] = line(lines[number]) if callable(line) else line
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda lines: lines.clear(), "no epoch yet"),
+        (lambda lines: lines.__delitem__(slice(1, None)), "no epoch yet"),
+        (replace_line(-1, lambda line: line[:-4]), "cut short"),
+        (replace_line(2, "1,1\n"), r"line 3: 2 cells, expected \d+"),
+        (replace_line(2, lambda line: line[:-1] + ",7\n"), "line 3: .* cells"),
+        (replace_line(2, lambda line: line.replace("11.0", "high")), "NX_0_R_tra hold"),
+        (
+            replace_line(2, lambda line: line.replace("11.0", "")),
+            "NX_0_R_tra has empty",
+        ),
+        (
+            replace_line(0, lambda line: line.replace("FB_R_tra", "x")),
+            "column FB_R_tra",
+        ),
+        (lambda lines: lines.__delitem__(slice(3, 5)), "missing or repeated epochs"),
+        (lambda lines: lines.append(lines[-1]), "missing or repeated epochs"),
+        (lambda lines: lines.pop(), "different numbers of epochs"),
+    ],
+)
+def test_malformed_metrics_are_named(write_run, damage, message):
+    path = write_run(epochs=3)
+    file = RunDirectory(path).metrics_csv
+    lines = file.read_text().splitlines(keepends=True)
+    damage(lines)
+    file.write_text("".join(lines))
+    with pytest.raises(RunError, match=message) as error:
+        results.summary_table([path])
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
