@@ -80,7 +80,7 @@ class EnvironmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrackerConfig:
-    """State tracker: the last `window` (item, reward) pairs -> state (protocol.md 4)."""
+    """State tracker: the last (item, reward) pairs -> state (protocol.md 4)."""
 
     kind: str = one_of("average", "transformer", default="average")
     window: int = between(1, 1000, default=3)  # W, w_rec
@@ -131,15 +131,15 @@ class SelectorConfig(A2CConfig):
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig:
-    """How a simulated recommendation is paid: one row of `methods.METHODS`, and more."""
+    """How a simulated recommendation is paid: a row of `methods.METHODS`, and more."""
 
     estimate: str = one_of(
         "true", "world_model", "neighbours", "population_mean", "user_centred",
         "references", default="references",
     )  # fmt: skip
     uncertainty: str = one_of(
-        "none", "ensemble_variance", "neighbour_variance", "neighbour_cosine", "dynamic",
-        default="dynamic",
+        "none", "ensemble_variance", "neighbour_variance", "neighbour_cosine",
+        "dynamic", default="dynamic",
     )  # fmt: skip
     references: str = one_of(
         "none", "learned", "random", "nearest", "self", default="learned"
@@ -226,7 +226,7 @@ def replace(config: Any, changes: Mapping[str, Any]) -> Any:
     """`config` with dotted `changes` applied, each checked for type, choice and range.
 
     Raises:
-      ConfigError: unknown field (with the nearest name), wrong type, value out of range.
+      ConfigError: unknown field (with the nearest name), wrong type, out of range.
     """
     for path, value in changes.items():
         config = _replace_one(config, path.split("."), value, path)
@@ -288,7 +288,8 @@ def _replace_one(config: Any, path: list[str], value: Any, full: str) -> Any:
         expected = typing.get_type_hints(type(config))[name]
         value = _coerce(value, expected, full)
         _check(value, fields[name].metadata, full)
-    return dataclasses.replace(config, **{name: value})
+    group: Any = config
+    return dataclasses.replace(group, **{name: value})
 
 
 def _suggest(full: str, name: str, fields: Iterable[str]) -> str:
@@ -347,8 +348,8 @@ def validate(config: ExperimentConfig) -> None:
         )
     if not needs_references and reward.references != "none":
         raise ConfigError(
-            f"reward.references={reward.references!r}: nothing uses the references; set "
-            "reward.estimate=references or reward.references=none"
+            f"reward.references={reward.references!r}: nothing uses the references; "
+            "set reward.estimate=references or reward.references=none"
         )
     if config.selector.width % config.selector.heads:
         raise ConfigError(

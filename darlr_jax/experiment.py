@@ -51,7 +51,7 @@ class Experiment(NamedTuple):
 def build_experiment(
     dataset: Dataset, world_model: WorldModelTables, config: ExperimentConfig
 ) -> Experiment:
-    """Assembles a method on a data set. Raises ConfigError on contradictory settings."""
+    """Assembles a method on a data set. Raises ConfigError on contradictions."""
     validate(config)
     tables = build_tables(dataset, world_model, config)
     truth = evaluation_tables(dataset, tables.env)

@@ -13,9 +13,9 @@ Axis legend, used in every comment and docstring of the package:
     S  seeds                        F  width of a feedback vector
     E  ensemble members             D  width of a state
 
-A `NamedTuple` is a record that flows; a `flax.struct.dataclass` is state that is carried
-and updated with `.replace`. Shapes are those of one element; a leading B, T or S is
-added where a function is lifted with `vmap` or `scan`.
+A `NamedTuple` is a record that flows; a `struct.PyTreeNode` is state that is
+carried and updated with `.replace`. Shapes are those of one element; a leading B, T or
+S is added where a function is lifted with `vmap` or `scan`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from flax import struct
 Array = jax.Array
 Key = jax.Array  # a typed key, from jax.random.key; whoever receives one consumes it
 Params = Any  # a pytree of arrays
+Table = Any  # an array: NumPy where it is built, on the device where it is used
 
 EMPTY = -1  # an item slot of a history that holds nothing yet
 UNVISITED = float("-inf")  # a cell of `previous_estimates` without an estimate
@@ -67,20 +68,20 @@ class UserCodes(NamedTuple):
 class WorldModelTables(NamedTuple):
     """What the policies need of a fitted world model (protocol.md 2.5)."""
 
-    prediction: Array  # [U, I] r_hat, mean of the members' means
-    variance: Array  # [U, I] P_U, largest predicted variance of a member
-    item_vectors: Array  # [I, D-1] member 0: embeddings of id and features, dense ones
-    user_vectors: Array  # [U, ?] member 0, likewise
+    prediction: Table  # [U, I] r_hat, mean of the members' means
+    variance: Table  # [U, I] P_U, largest predicted variance of a member
+    item_vectors: Table  # [I, D-1] member 0: embeddings of id and features, dense ones
+    user_vectors: Table  # [U, ?] member 0, likewise
 
 
 class EntropyTables(NamedTuple):
     """k-order entropy of what users did next in the log (protocol.md 3.3)."""
 
-    single: Array  # [I] order 1; 1 for items that the log never continues
-    pair_codes: Array  # [P] int32, sorted: smaller item * I + larger item
-    pair_entropy: Array  # [P] order 2; a pair that is not listed has entropy 1
-    low: Array  # [] smallest possible bonus, sum over the orders in use
-    high: Array  # [] largest possible bonus
+    single: Table  # [I] order 1; 1 for items that the log never continues
+    pair_codes: Table  # [P] int32, sorted: smaller item * I + larger item
+    pair_entropy: Table  # [P] order 2; a pair that is not listed has entropy 1
+    low: Table  # [] smallest possible bonus, sum over the orders in use
+    high: Table  # [] largest possible bonus
 
 
 class Coefficients(NamedTuple):
@@ -96,32 +97,32 @@ class Coefficients(NamedTuple):
 class RewardTables(NamedTuple):
     """The reward that the agents train on, before coefficients are applied."""
 
-    base: Array  # [U, I] what reference users are asked for
-    item_mean: Array  # [I] of the base table over users
-    static: Array  # [U, I] estimate of a method without references (and of a warm-up)
-    uncertainty: Array  # [U, I] static uncertainty of that estimate
+    base: Table  # [U, I] what reference users are asked for
+    item_mean: Table  # [I] of the base table over users
+    static: Table  # [U, I] estimate of a method without references (and of a warm-up)
+    uncertainty: Table  # [U, I] static uncertainty of that estimate
     entropy: EntropyTables
-    estimate_low: Array  # [] bounds of the estimate, of the DeepFM table as published
-    estimate_high: Array  # []
-    uncertainty_low: Array  # []
-    uncertainty_high: Array  # []
+    estimate_low: Table  # [] bounds of the estimate, of the DeepFM table as published
+    estimate_high: Table  # []
+    uncertainty_low: Table  # []
+    uncertainty_high: Table  # []
 
 
 class UserTables(NamedTuple):
     """What is known of the users before any policy is trained."""
 
-    feedback: Array  # [U, F] p_u
-    similarity: Array  # [U, U] cosine of the feedback vectors
-    neighbours: Array  # [U, K] the k most similar users, without the user itself
+    feedback: Table  # [U, F] p_u
+    similarity: Table  # [U, U] cosine of the feedback vectors
+    neighbours: Table  # [U, K] the k most similar users, without the user itself
 
 
 class EnvParams(NamedTuple):
     """The world as arrays; data sets differ here and not in code."""
 
-    item_tags: Array  # [I, C] float32 0/1
-    item_distance: Array  # [I, I], or [0, 0] where the exit rule does not need it
-    exit_threshold: Array  # []
-    num_users: Array  # [] users that an episode may start with
+    item_tags: Table  # [I, C] float32 0/1
+    item_distance: Table  # [I, I], or [0, 0] where the exit rule does not need it
+    exit_threshold: Table  # []
+    num_users: Table  # [] users that an episode may start with
 
 
 class SimulationTables(NamedTuple):
@@ -130,11 +131,10 @@ class SimulationTables(NamedTuple):
     env: EnvParams
     rewards: RewardTables
     users: UserTables
-    item_vectors: Array  # [I, D-1] where the state tracker's item embeddings start
+    item_vectors: Table  # [I, D-1] where the state tracker's item embeddings start
 
 
-@struct.dataclass
-class EnvState:
+class EnvState(struct.PyTreeNode):
     """One episode in progress."""
 
     user: Array  # [] int32
@@ -202,8 +202,8 @@ class EvaluationTables(NamedTuple):
     """What evaluation needs and training must not see."""
 
     env: EnvParams
-    true_reward: Array  # [U, I]
-    dominated: Array  # [G, I] bool: items of majority categories, a group a row
+    true_reward: Table  # [U, I]
+    dominated: Table  # [G, I] bool: items of majority categories, a group a row
     scale: RewardScale  # of true rewards in the state
 
 
@@ -222,8 +222,7 @@ class AgentState(NamedTuple):
     opt_state: Any
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """A training run between two epochs; all that a checkpoint holds."""
 
     recommender: AgentState

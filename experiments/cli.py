@@ -83,7 +83,7 @@ def configure_jax() -> None:
 
     logging.set_verbosity(logging.WARNING)  # orbax logs every step of a save
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    if jax.config.jax_compilation_cache_dir is None:
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         programs = cache_directory() / "programs"
         programs.mkdir(parents=True, exist_ok=True, mode=0o700)
         jax.config.update("jax_compilation_cache_dir", str(programs))

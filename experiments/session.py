@@ -59,8 +59,10 @@ def train(
         resume=resume,
         overwrite=overwrite,
     ) as run:
-        _say(f"{dataset.name}: {dataset.num_users} users x {dataset.num_items} items, "
-             f"{len(dataset.log):,} logged; evaluation pays: {dataset.ground_truth}")  # fmt: skip
+        _say(
+            f"{dataset.name}: {dataset.num_users} users x {dataset.num_items} items, "
+            f"{len(dataset.log):,} logged; evaluation pays: {dataset.ground_truth}"
+        )
         tables, report = world_model(dataset, config.world_model, store)
         write_json(run.path / "world_model.json", {"epochs": _jsonable(report)})
         experiment = build_experiment(dataset, tables, config)

@@ -15,7 +15,7 @@ from darlr_jax import config as config_lib
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     # JAX reads the directory by itself, but keeps only what took a second to compile.
-    jax.config.update("jax_persistent_compilation_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # The same examples in each run, and no deadline: the first example compiles.
 hypothesis.settings.register_profile(

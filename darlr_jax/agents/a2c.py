@@ -1,8 +1,8 @@
 """Advantage actor-critic: returns and the loss. Used twice, by both agents.
 
 The recommender's trajectory is an episode (T recommendations), the selector's is one
-recommendation (K picks). Sampling is sequential, learning is not: trajectories are rolled
-out without gradients and their stored actions re-evaluated in minibatches.
+recommendation (K picks). Sampling is sequential, learning is not: trajectories are
+rolled out without gradients and their stored actions re-evaluated in minibatches.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Masked categorical distributions over large action sets.
 
 Sampling inverts the cumulative distribution with one uniform number a draw: noise for
-every action (Gumbel) would cost more than the network. The cumulative sum is taken in two
-levels, over rows of about sqrt(A) actions and then within one row.
+every action (Gumbel) would cost more than the network. The cumulative sum is taken in
+two levels, over rows of about sqrt(A) actions and then within one row.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def sample(uniform: Array, logits: Array, mask: Array | None = None) -> Array:
 
 
 def inverse_cdf(uniform: Array, weights: Array) -> Array:
-    """The action `[]` at quantile `uniform` of unnormalised `weights [A]`. _Unbatched_."""
+    """The action `[]` at quantile `uniform` of unnormalised weights `[A]`."""
     size = weights.shape[0]
     width = math.isqrt(size - 1) + 1
     height = -(-size // width)

@@ -34,7 +34,7 @@ class SelectorState(NamedTuple):
     """The episode of picks in progress."""
 
     tokens: Array  # [w_sel, width] newest first
-    count: Array  # [] int32, valid tokens
+    length: Array  # [] int32, tokens so far
     free: Array  # [U] bool, users that may still be picked
 
 
@@ -80,12 +80,12 @@ def select_references(
     def pick(
         state: SelectorState, uniform: Array
     ) -> tuple[SelectorState, tuple[Array, Array]]:
-        output = network.apply(params, codes.keys, state.tokens, slots < state.count)
+        output = network.apply(params, codes.keys, state.tokens, slots < state.length)
         picked = categorical.sample(uniform, output.logits, state.free)
         token = context_token + codes.tokens[picked]
         following = SelectorState(
             jnp.concatenate([token[None], state.tokens[:-1]]),
-            state.count + 1,
+            state.length + 1,
             state.free.at[picked].set(False),
         )
         return following, (picked, output.value)
@@ -148,8 +148,8 @@ def intrinsic_reward(
 
     r_hat is the running mean over the picks so far of the base table at the recommended
     item (our reading of "the single-step recommendation reward"), entered as
-    `config.reward_estimate` says: raw, less the item's mean over users, less the current
-    user's own estimate, or not at all.
+    `config.reward_estimate` says: raw, less the item's mean over users, less the
+    current user's own estimate, or not at all.
     """
     gains = coefficients.lambda_s * references.similarity
     gains += coefficients.lambda_d * references.diversity
@@ -206,8 +206,7 @@ def loss_gradients(
     memory does not grow with the minibatch. The projection of the feedback vectors is
     differentiated once, after the chunks have been added up.
     """
-    encode = functools.partial(network.encode_users, feedback=feedback)
-    codes, pull_back = jax.vjp(encode, params)
+    codes, pull_back = jax.vjp(lambda p: network.encode_users(p, feedback), params)
     value_and_grad = jax.grad(
         functools.partial(loss, network=network, config=config), (0, 1), has_aux=True
     )

@@ -76,7 +76,7 @@ def evaluate(
 
     The key is consumed; the same key draws the same users, whatever the method.
     """
-    metrics = {}
+    metrics: dict[str, Array] = {}
     num_users = tables.true_reward.shape[0]
     for mode in MODES:
         key, user_key, episode_key = jax.random.split(key, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import linen as nn
 
-from darlr_jax.networks.base import MLP, Linear
+from darlr_jax.networks.base import MLP, Linear, call
 from darlr_jax.types import ActorCriticOutput, Array, Key, Network, Params
 
 
@@ -34,6 +34,6 @@ def make_actor_critic(
         return module.init(key, jnp.zeros((state_width,)))["params"]
 
     def apply(params: Params, state: Array) -> ActorCriticOutput:
-        return module.apply({"params": params}, state)
+        return call(module, params, state)
 
     return Network(init, apply)

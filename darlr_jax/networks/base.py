@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from darlr_jax.types import Array
+from darlr_jax.types import Array, Params
 
 
 def symmetric_uniform(fan_in: int) -> Any:
@@ -20,6 +20,11 @@ def symmetric_uniform(fan_in: int) -> Any:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+def call(module: nn.Module, params: Params, *inputs: Any, **options: Any) -> Any:
+    """Applies a module to inputs, nothing being mutable."""
+    return module.apply({"params": params}, *inputs, **options)
 
 
 class Linear(nn.Module):

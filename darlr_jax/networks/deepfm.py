@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from darlr_jax.config import WorldModelConfig
-from darlr_jax.networks.base import MLP, Linear
-from darlr_jax.types import Array, Key, Network, Params
+from darlr_jax.networks.base import MLP, Linear, call
+from darlr_jax.types import Array, Key, Params
 
 _MAX_LOG_VARIANCE, _MIN_LOG_VARIANCE = 0.5, -10.0
 _embedding_init = nn.initializers.normal(1e-3)
@@ -147,12 +147,12 @@ def make_deepfm(
     def apply(
         params: Params, users: Array, items: Array, user_side: Any, item_side: Any
     ) -> Prediction:
-        return module.apply({"params": params}, users, items, user_side, item_side)
+        return call(module, params, users, items, user_side, item_side)
 
     def embed_users(params: Params, users: Array, user_side: Features) -> Array:
-        return module.apply({"params": params}, users, user_side, method="embed_user")
+        return call(module, params, users, user_side, method="embed_user")
 
     def embed_items(params: Params, items: Array, item_side: Features) -> Array:
-        return module.apply({"params": params}, items, item_side, method="embed_item")
+        return call(module, params, items, item_side, method="embed_item")
 
     return WorldModelNetwork(init, apply, embed_users, embed_items)

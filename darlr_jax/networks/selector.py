@@ -2,8 +2,8 @@
 
 A token is the linear image of s_rec ⊕ p_u. The image of a concatenation is the sum of
 two images, so the part of the user is computed once for all users (`encode_users`) and
-the part of the recommender's state once per recommendation (`encode_context`). The actor
-compares its query with a key of every user: its parameters do not grow with U.
+the part of the recommender's state once per recommendation (`encode_context`). The
+actor compares its query with a key of every user: its parameters do not grow with U.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from darlr_jax.config import SelectorConfig
-from darlr_jax.networks.base import MLP, Linear
+from darlr_jax.networks.base import MLP, Linear, call
 from darlr_jax.networks.transformer import WindowTransformer
 from darlr_jax.types import (
     ActorCriticOutput,
@@ -75,14 +75,14 @@ def make_selector(
         return module.init(key, feedback, jnp.zeros((context_width,)))["params"]
 
     def encode_users(params: Params, feedback: Array) -> UserCodes:
-        return module.apply({"params": params}, feedback, method="encode_users")
+        return call(module, params, feedback, method="encode_users")
 
     def encode_context(params: Params, context: Array) -> Array:
-        return module.apply({"params": params}, context, method="encode_context")
+        return call(module, params, context, method="encode_context")
 
     def apply(
         params: Params, keys: Array, tokens: Array, valid: Array
     ) -> ActorCriticOutput:
-        return module.apply({"params": params}, keys, tokens, valid, method="pick")
+        return call(module, params, keys, tokens, valid, method="pick")
 
     return SelectorNetwork(init, encode_users, encode_context, apply)

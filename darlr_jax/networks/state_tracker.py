@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from darlr_jax.config import TrackerConfig
+from darlr_jax.networks.base import call
 from darlr_jax.networks.transformer import WindowTransformer
 from darlr_jax.types import EMPTY, Array, Key, Network, Observation, Params, RewardScale
 
@@ -73,14 +74,8 @@ def make_state_tracker(
         scale: RewardScale,
         dropout_key: Key | None = None,
     ) -> Array:
-        deterministic = dropout_key is None or not _uses_dropout(config)
+        deterministic = dropout_key is None
         rngs = None if deterministic else {"dropout": dropout_key}
-        return module.apply(
-            {"params": params}, observation, scale, deterministic, rngs=rngs
-        )
+        return call(module, params, observation, scale, deterministic, rngs=rngs)
 
     return Network(init, apply)
-
-
-def _uses_dropout(config: TrackerConfig) -> bool:
-    return config.kind == "transformer" and config.dropout > 0

@@ -38,7 +38,7 @@ class Attention(nn.Module):
     def __call__(
         self, queries: Array, tokens: Array, valid: Array, deterministic: bool
     ) -> Array:
-        """Maps queries `[..., Q, D]`, tokens `[..., W, D]`, valid `[..., W]` to `[..., Q, D]`."""
+        """Maps queries `[..., Q, D]` and tokens `[..., W, D]` to `[..., Q, D]`."""
         width = tokens.shape[-1]
         head_shape = (self.heads, width // self.heads)
 

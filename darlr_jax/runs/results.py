@@ -43,25 +43,18 @@ def load_metrics(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
         raise RunError(f"{file}: holds no epoch yet")
     if not text.endswith("\n"):
         raise RunError(f"{file}: the last line is cut short; resume the run to mend it")
-    width = lines[0].count(",")
-    for number, line in enumerate(lines, start=1):
-        # pandas would fill up a line that is too short.
-        if line.count(",") != width:
-            raise RunError(
-                f"{file}, line {number}: {line.count(',') + 1} cells, "
-                f"expected {width + 1}"
-            )
-    metrics = pd.read_csv(file, float_precision="round_trip")
-    required = ["seed", "epoch", *(f"{mode}_R_tra" for mode in MODES)]
-    for name in required:
+    header = lines[0].split(",")
+    rows = [
+        _numbers(line.split(","), header, f"{file}, line {number}")
+        for number, line in enumerate(lines[1:], start=2)
+    ]
+    metrics = pd.DataFrame(rows, columns=header)
+    for name in ("seed", "epoch", *(f"{mode}_R_tra" for mode in MODES)):
         if name not in metrics.columns:
             raise RunError(f"{file}: has no column {name}")
-    for name in metrics.columns:
-        if not pd.api.types.is_numeric_dtype(metrics[name]):
-            raise RunError(f"{file}: column {name} holds something that is no number")
-    for name in required:
         if metrics[name].isna().any():
             raise RunError(f"{file}: column {name} has empty cells")
+    metrics = metrics.astype({"seed": int, "epoch": int})
     metrics = metrics.sort_values(["seed", "epoch"], ignore_index=True)
     for seed, epochs in metrics.groupby("seed")["epoch"]:
         if list(epochs) != list(range(1, len(epochs) + 1)):
@@ -172,6 +165,19 @@ def to_markdown(table: pd.DataFrame, digits: int = 2) -> str:
         + " |"
         for line in lines
     )
+
+
+def _numbers(cells: list[str], header: list[str], place: str) -> list[float]:
+    """One line of metrics.csv. pandas would fill up a line that is too short."""
+    if len(cells) != len(header):
+        raise RunError(f"{place}: {len(cells)} cells, expected {len(header)}")
+    numbers = []
+    for name, cell in zip(header, cells, strict=True):
+        try:
+            numbers.append(float(cell) if cell else math.nan)
+        except ValueError as error:
+            raise RunError(f"{place}: {name} is {cell!r}, no number") from error
+    return numbers
 
 
 def _summary_row(run_dir: str | os.PathLike[str]) -> dict[str, str | int | float]:

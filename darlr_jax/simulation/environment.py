@@ -1,8 +1,8 @@
 """A user session as pure functions; the same code trains and evaluates.
 
-State: `types.EnvState`. Action: an item in [0, I). The reward of a step is passed in: in
-training the shaped one, in evaluation a cell of the true matrix. A session ends when the
-exit rule fires or after `max_turn` recommendations; its last step is still paid. A
+State: `types.EnvState`. Action: an item in [0, I). The reward of a step is passed in:
+in training the shaped one, in evaluation a cell of the true matrix. A session ends when
+the exit rule fires or after `max_turn` recommendations; its last step is still paid. A
 finished session steps to itself with discount 0, so that a fixed-length scan over turns
 serves a whole batch. All functions are _unbatched_: lift them with `vmap`.
 """
@@ -85,9 +85,9 @@ def has_exited(
 ) -> Array:
     """Whether recommending `item` now makes the user leave (protocol.md 3.4).
 
-    By tags: some tag of the item occurs more than `exit_threshold` times among the items
-    of the exit window. By distance: an item of the window is nearer than the threshold
-    to it, measured between columns of the true matrix. Never at the first turn.
+    By tags: some tag of the item occurs more than `exit_threshold` times among the
+    items of the exit window. By distance: an item of the window is nearer to it than
+    the threshold, between columns of the true matrix. Never at the first turn.
     """
     if config.exit_rule == "none":
         return jnp.zeros((), bool)

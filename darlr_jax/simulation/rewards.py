@@ -35,7 +35,7 @@ class RewardEstimator(Protocol):
         tables: RewardTables,
         coefficients: Coefficients,
     ) -> Estimate:
-        """Estimates user `[]`, item `[]`; `previous [U, I]` holds the last estimates."""
+        """Estimates user `[]`, item `[]`; `previous` is the store of estimates."""
 
 
 def static_estimate(
@@ -59,7 +59,7 @@ def reference_estimate(
     tables: RewardTables,
     coefficients: Coefficients,
 ) -> Estimate:
-    """r_dyn(u, i) = mean over the reference users of r_hat(u', i), static uncertainty."""
+    """r_dyn(u, i) = mean over the reference users u' of r_hat(u', i) (DARLR)."""
     assert references is not None, "a reference estimate needs references"
     del previous, coefficients
     value = jnp.mean(tables.base[references.users, item])

@@ -1,6 +1,6 @@
 """Data set + world model -> the arrays that policy training runs on.
 
-Here, and only here, a method's choice of reward estimate and uncertainty becomes a table.
+Here, and only here, a method's choice of estimate and uncertainty becomes a table.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def static_uncertainty(
     """The static uncertainty table `[U, I]` (protocol.md 3.1 and 7).
 
     `neighbour_variance` is I-var, the population variance over the k neighbours' rows;
-    `neighbour_cosine` is I-cos_{min,avg,max}, of 1 - cos over the neighbours, the same for
-    every item. With the weighted neighbour rewards ROLeR's penalty is 0: no uncertainty.
+    `neighbour_cosine` is I-cos_{min,avg,max}, of 1 - cos over the neighbours, the same
+    for every item. ROLeR's weighted neighbour rewards go with no uncertainty at all.
     """
     prediction = world_model.prediction
     if reward.uncertainty == "ensemble_variance":
@@ -141,8 +141,12 @@ def static_uncertainty(
         return np.stack([prediction[row].var(axis=0) for row in users])
     if reward.uncertainty == "neighbour_cosine":
         _, cosines = _neighbours(dataset, prediction, reward)
-        reduce = {"min": np.min, "avg": np.mean, "max": np.max}[reward.neighbour_cosine]
-        distance = reduce(1.0 - cosines, axis=1, keepdims=True)
+        distances = 1.0 - cosines
+        distance = {
+            "min": distances.min(axis=1, keepdims=True),
+            "avg": distances.mean(axis=1, keepdims=True),
+            "max": distances.max(axis=1, keepdims=True),
+        }[reward.neighbour_cosine]
         return np.broadcast_to(distance, prediction.shape).astype(np.float32)
     return np.zeros_like(prediction)
 
@@ -151,17 +155,20 @@ def user_tables(
     dataset: Dataset, world_model: WorldModelTables, config: ExperimentConfig
 ) -> UserTables:
     """Feedback vectors p_u, their cosines, and every user's nearest others."""
-    feedback = {
-        "logged": lambda: statistics.logged_feedback(dataset),
-        "predicted": lambda: world_model.prediction,
-        "embedding": lambda: world_model.user_vectors,
-    }[config.selector.feedback]()
+    feedback = _feedback(dataset, world_model, config.selector.feedback)
     if config.selector.center_feedback:
         feedback = feedback - feedback.mean(axis=0, keepdims=True)
     k = min(config.selector.k_sel, dataset.num_users - 1)
     neighbours, _ = statistics.nearest_users(feedback, k, include_self=False)
     similarity = statistics.cosine_similarity(feedback)
     return UserTables(np.asarray(feedback, np.float32), similarity, neighbours)
+
+
+def _feedback(dataset: Dataset, world_model: WorldModelTables, name: str) -> np.ndarray:
+    """The feedback vectors p_u `[U, F]` that `name` stands for."""
+    if name == "logged":
+        return statistics.logged_feedback(dataset)
+    return world_model.user_vectors if name == "embedding" else world_model.prediction
 
 
 def _neighbours(
@@ -175,8 +182,8 @@ def _neighbours(
 def _check_sizes(num_users: int, config: ExperimentConfig) -> None:
     if config.reward.references != "none" and config.selector.k_sel >= num_users:
         raise ConfigError(
-            f"selector.k_sel={config.selector.k_sel}: must be below the number of users "
-            f"({num_users}), a user being no reference of its own"
+            f"selector.k_sel={config.selector.k_sel}: must be below the number of "
+            f"users ({num_users}), a user being no reference of its own"
         )
     if config.reward.neighbours > num_users:
         raise ConfigError(

@@ -5,13 +5,14 @@ Built once from the configuration. Everything here is static; arrays come as arg
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from darlr_jax.agents import recommender, selector
+from darlr_jax.agents import recommender, references
 from darlr_jax.config import ExperimentConfig
 from darlr_jax.networks.selector import make_selector
 from darlr_jax.simulation import rewards
@@ -25,24 +26,7 @@ from darlr_jax.types import (
     SelectorNetwork,
     SimulationTables,
     TrainState,
-    UserCodes,
-    UserTables,
 )
-
-
-class ChooseReferences(Protocol):
-    """Picks reference users for one user: `-> (users [K], value [K])`."""
-
-    def __call__(
-        self,
-        params: Params,
-        key: Key,
-        user: Array,
-        context: Array,
-        codes: UserCodes | None,
-        users: UserTables,
-    ) -> tuple[Array, Array]:
-        """Unbatched; the key is consumed."""
 
 
 class Program(NamedTuple):
@@ -54,7 +38,9 @@ class Program(NamedTuple):
     recommender_optimizer: optax.GradientTransformation
     selector_optimizer: optax.GradientTransformation
     estimate_reward: rewards.RewardEstimator
-    choose_references: ChooseReferences | None  # None: the method has no references
+    choose_references: (
+        references.ChooseReferences | None
+    )  # None: the method has no references
 
 
 def build_program(config: ExperimentConfig, tables: SimulationTables) -> Program:
@@ -134,29 +120,17 @@ def _reward_estimator(config: ExperimentConfig) -> rewards.RewardEstimator:
 
 def _reference_chooser(
     config: ExperimentConfig, network: SelectorNetwork | None
-) -> ChooseReferences | None:
-    k_sel = config.selector.k_sel
-
-    def learned(params, key, user, context, codes, users):  # type: ignore[no-untyped-def]
-        return selector.select_references(
-            params, key, user, context, codes, network=network, config=config.selector
+) -> references.ChooseReferences | None:
+    kind, k_sel = config.reward.references, config.selector.k_sel
+    if kind == "learned":
+        assert network is not None
+        return functools.partial(
+            references.learned, network=network, config=config.selector
         )
-
-    def random(params, key, user, context, codes, users):  # type: ignore[no-untyped-def]
-        num_users = users.feedback.shape[0]
-        return selector.random_references(key, user, num_users, k_sel), jnp.zeros(k_sel)
-
-    def nearest(params, key, user, context, codes, users):  # type: ignore[no-untyped-def]
-        return users.neighbours[user], jnp.zeros(k_sel)
-
-    def itself(params, key, user, context, codes, users):  # type: ignore[no-untyped-def]
-        return user[None], jnp.zeros(1)
-
-    choosers: dict[str, ChooseReferences | None] = {
+    choosers: dict[str, references.ChooseReferences | None] = {
         "none": None,
-        "learned": learned,
-        "random": random,
-        "nearest": nearest,
-        "self": itself,
+        "random": functools.partial(references.random, k_sel=k_sel),
+        "nearest": references.nearest,
+        "self": references.itself,
     }
-    return choosers[config.reward.references]
+    return choosers[kind]

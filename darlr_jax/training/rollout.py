@@ -195,7 +195,7 @@ def _recommend(
 def _select(
     user: Array, action: Action, key: Key, inputs: RolloutInputs, program: Program
 ) -> tuple[References | None, SelectorTrajectory | None]:
-    """The method's reference users, and the selector's trajectory if they are learned."""
+    """The method's reference users; the selector's trajectory if they are learned."""
     if program.choose_references is None:
         return None, None
     config, tables = program.config.selector, inputs.tables

@@ -110,9 +110,9 @@ def update_agents(
 def minibatch_groups(weight: Array, program: Program) -> list[Group]:
     """Splits the real transitions into minibatches, the remainder joining the last.
 
-    Sizes follow the published code: 3,000 transitions in batches of 1,024 make 1,024 and
-    1,976. Where sessions can end early the number of real transitions is known at run
-    time alone; then all minibatches have the width of the largest possible one, and
+    Sizes follow the published code: 3,000 transitions in batches of 1,024 make 1,024
+    and 1,976. Where sessions can end early the number of real transitions is known at
+    run time alone; then all minibatches have the width of the largest possible one, and
     those without any real transition change nothing.
     """
     slots, size = weight.shape[0], program.config.training.batch_size

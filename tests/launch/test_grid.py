@@ -119,6 +119,7 @@ def launch(tmp_path):
     """Runs the program where `experiments.train` is a stand-in that fails for dorl."""
     program = tmp_path / "experiments" / "train.py"
     program.parent.mkdir()
+    (program.parent / "__init__.py").write_text("")
     program.write_text("import sys; sys.exit('--method=dorl' in sys.argv)")
 
     def run(*arguments):

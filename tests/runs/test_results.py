@@ -1,4 +1,4 @@
-"""results.py: the published score, intervals, tables, and nothing dropped in silence."""
+"""results.py: the published score, intervals, tables, nothing dropped in silence."""
 
 from __future__ import annotations
 
@@ -144,7 +144,10 @@ def replace_line(number, line):
         (replace_line(-1, lambda line: line[:-4]), "cut short"),
         (replace_line(2, "1,1\n"), r"line 3: 2 cells, expected \d+"),
         (replace_line(2, lambda line: line[:-1] + ",7\n"), "line 3: .* cells"),
-        (replace_line(2, lambda line: line.replace("11.0", "high")), "NX_0_R_tra hold"),
+        (
+            replace_line(2, lambda line: line.replace("11.0", "high")),
+            "line 3: NX_0_R_tra is 'high'",
+        ),
         (
             replace_line(2, lambda line: line.replace("11.0", "")),
             "NX_0_R_tra has empty",
