@@ -1,0 +1,166 @@
+"""How fast a method trains and evaluates, compilation apart.
+
+    python -m benchmarks.throughput --dataset=coat --method=darlr --json
+
+Speeds depend on sizes alone: without --data_dir, Coat is replaced by a synthetic twin
+of its size. Figures are medians over --repeats epochs, the first one not counted:
+
+    transitions_per_second        real transitions, updates of all agents included
+    selector_picks_per_second     the same, times k_sel; null without a learned selector
+    world_model_samples_per_second  (logged row, negative) pairs, times members
+    evaluation_episodes_per_second  sampled episodes of all three modes
+    compile_seconds               of the training epoch and the evaluation
+    peak_rss_mib                  host memory of the process
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from darlr_jax import config as config_lib
+from darlr_jax.config import ExperimentConfig
+from experiments import cli
+
+SEEDS = flags.DEFINE_integer("num_seeds", 1, "Seeds side by side.", lower_bound=1)
+REPEATS = flags.DEFINE_integer("repeats", 5, "Epochs timed.", lower_bound=1)
+JSON = flags.DEFINE_bool("json", False, "Print one line of JSON and nothing else.")
+
+# Users, items, logged share of the data sets whose files may be absent.
+_TWINS = {"coat": (290, 300, 0.08)}
+
+
+def main(argv: list[str]) -> None:
+    """Measures and prints."""
+    del argv
+    config = cli.experiment_config()
+    cli.configure_jax()
+    figures = measure(config, SEEDS.value, REPEATS.value)
+    if JSON.value:
+        print(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        shown = f"{value:,.1f}" if isinstance(value, float) else value
+        print(f"{name:32s} {shown}")
+
+
+def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str, Any]:
+    """All figures of the module's docstring, with what they were measured on."""
+    import jax
+
+    from darlr_jax.data.loading import load_dataset
+    from darlr_jax.experiment import build_experiment, init_seeds
+    from darlr_jax.world_model.tables import predict_tables
+
+    dataset = load_dataset(data_config(config), cli.DATA_DIR.value)
+    ensemble, samples_per_second = time_world_model(dataset, config)
+    experiment = build_experiment(dataset, predict_tables(ensemble, dataset), config)
+    states = init_seeds(experiment, range(num_seeds))
+    train_seconds, train_compile, states, steps = time_training(
+        experiment, states, repeats
+    )
+    eval_seconds, eval_compile, episodes = time_evaluation(experiment, states, repeats)
+    transitions = steps / train_seconds
+    learned = experiment.program.selector is not None
+    return {
+        "dataset": config.dataset.name,
+        "method": config.method,
+        "tracker": config.tracker.kind,
+        "k_sel": config.selector.k_sel if learned else None,
+        "num_seeds": num_seeds,
+        "device": jax.devices()[0].device_kind,
+        "transitions_per_second": transitions,
+        "selector_picks_per_second": transitions * config.selector.k_sel
+        if learned
+        else None,
+        "world_model_samples_per_second": samples_per_second,
+        "evaluation_episodes_per_second": episodes * num_seeds / eval_seconds,
+        "compile_seconds": train_compile + eval_compile,
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def data_config(config: ExperimentConfig) -> config_lib.DatasetConfig:
+    """The data set, or a synthetic one of its size where no files are given."""
+    name = config.dataset.name
+    if cli.DATA_DIR.value is not None or name not in _TWINS:
+        return config.dataset
+    users, items, density = _TWINS[name]
+    return config_lib.DatasetConfig(
+        name="synthetic", num_users=users, num_items=items, log_density=density
+    )
+
+
+def time_world_model(dataset: Any, config: ExperimentConfig) -> tuple[Any, float]:
+    """A fitted ensemble and its pairs per second; the first epoch compiles."""
+    from darlr_jax.world_model.ensemble import fit_ensemble
+
+    stamps: list[float] = []
+    ensemble = fit_ensemble(
+        dataset, config.world_model, lambda row: stamps.append(time.perf_counter())
+    )
+    epochs = [end - start for start, end in itertools.pairwise(stamps[1:])]
+    pairs = len(dataset.log) * config.world_model.negatives * config.world_model.members
+    return ensemble, pairs / statistics.median(epochs) if epochs else float("nan")
+
+
+def time_training(experiment: Any, states: Any, repeats: int) -> tuple:
+    """Median seconds of a training epoch, compile seconds, states, transitions."""
+    import jax
+
+    from darlr_jax.training.epoch import train_epoch
+
+    epoch = functools.partial(train_epoch, program=experiment.program)
+    lifted = jax.jit(jax.vmap(epoch, (0, None, None)), donate_argnums=0)
+    inputs = (experiment.tables, experiment.coefficients)
+    compiled, seconds = timed(lambda: lifted.lower(states, *inputs).compile())
+    times, steps = [], 0
+    for _ in range(repeats + 1):
+        before = int(states.env_steps.sum())
+        epoch_run = functools.partial(compiled, states, *inputs)
+        (states, _), elapsed = timed(epoch_run)
+        times.append(elapsed)
+        steps = int(states.env_steps.sum()) - before
+    return statistics.median(times[1:]), seconds, states, steps
+
+
+def time_evaluation(experiment: Any, states: Any, repeats: int) -> tuple:
+    """Median seconds of an evaluation, compile seconds, episodes of one seed."""
+    import jax
+
+    from darlr_jax.evaluation.rollout import MODES, evaluate
+
+    config = experiment.program.config
+    networks = experiment.program.recommender
+    bound = functools.partial(evaluate, networks=networks, config=config)
+    lifted = jax.jit(jax.vmap(bound, (0, 0, None)))
+    inputs = (states.recommender.params, states.evaluation_key, experiment.evaluation)
+    compiled, seconds = timed(lambda: lifted.lower(*inputs).compile())
+    times = [timed(functools.partial(compiled, *inputs))[1] for _ in range(repeats + 1)]
+    users = experiment.evaluation.true_reward.shape[0]
+    everybody = users if config.evaluation.all_users else 0
+    episodes = len(MODES) * (config.evaluation.episodes + everybody)
+    return statistics.median(times[1:]), seconds, episodes
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What `work` returns, once its arrays are there, and the seconds it took."""
+    import jax
+
+    started = time.perf_counter()
+    result = work()
+    if not isinstance(result, jax.stages.Compiled):
+        jax.block_until_ready(result)
+    return result, time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    cli.run(main)
