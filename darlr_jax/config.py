@@ -99,6 +99,7 @@ class A2CConfig:
     value_weight: float = between(0.0, _LARGE, default=0.5)
     entropy_weight: float = between(0.0, _LARGE, default=0.0)
     normalize_advantage: bool = False
+    learning_chunk: int = between(1, _LARGE, default=128)  # recommendations at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,6 @@ class SelectorConfig(A2CConfig):
     width: int = between(1, 4096, default=32)
     layers: int = between(1, 64, default=1)
     heads: int = between(1, 64, default=1)
-    learning_chunk: int = between(1, _LARGE, default=128)  # recommendations at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +256,7 @@ def _literal(text: str) -> Any:
         return aliases[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
 
 
@@ -276,7 +276,9 @@ def _replace_one(config: Any, path: list[str], value: Any, full: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(config)}
     name, rest = path[0], path[1:]
     if name not in fields:
-        raise ConfigError(f"{full}: no such field; {_suggest(full, name, fields)}")
+        parent = full.removesuffix(".".join(path))
+        hint = nearest_name(name, fields).replace("mean '", f"mean '{parent}")
+        raise ConfigError(f"{full}: no such field; {hint}")
     current = getattr(config, name)
     if rest:
         value = _replace_one(current, rest, value, full)
@@ -292,11 +294,6 @@ def _replace_one(config: Any, path: list[str], value: Any, full: str) -> Any:
     return dataclasses.replace(group, **{name: value})
 
 
-def _suggest(full: str, name: str, fields: Iterable[str]) -> str:
-    prefix = full.rpartition(name)[0]
-    return nearest_name(name, fields).replace("mean '", f"mean '{prefix}")
-
-
 def _coerce(value: Any, expected: Any, full: str) -> Any:
     """`value` as the field's type; ints pass for floats, lists for tuples."""
     kind = typing.get_origin(expected) or expected
@@ -305,7 +302,10 @@ def _coerce(value: Any, expected: Any, full: str) -> Any:
         values = value if isinstance(value, tuple | list) else (value,)
         return tuple(_coerce(v, element, full) for v in values)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(f"{full}: must be within the range of a float") from error
     if kind is str and not isinstance(value, str):
         value = str(value)
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):

@@ -49,7 +49,7 @@ ONLY_IN = {
     "absl.flags": tuple(f"{program}/" for program in PROGRAMS),
     "absl.app": tuple(f"{program}/" for program in PROGRAMS),
     "pickle": (),
-    "experiments": ("experiments/",),
+    "experiments": ("experiments/", "benchmarks/"),  # they share flags
     "launch": ("launch/",),
     "benchmarks": ("benchmarks/",),
 }

@@ -7,7 +7,8 @@ rolled out without gradients and their stored actions re-evaluated in minibatche
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import chex
 import jax
@@ -17,6 +18,9 @@ from darlr_jax.config import A2CConfig
 from darlr_jax.types import Array
 
 _EPSILON = 1e-8
+
+Batch = TypeVar("Batch")
+Sums = TypeVar("Sums")
 
 
 class Losses(NamedTuple):
@@ -86,6 +90,37 @@ def actor_critic_loss(
     total = policy + config.value_weight * value_error
     total -= config.entropy_weight * mean_entropy
     return Losses(total, policy, value_error, mean_entropy)
+
+
+def sum_over_chunks(
+    function: Callable[[Batch, Array], Sums], batch: Batch, size: int
+) -> Sums:
+    """Sums `function(chunk, index)` over chunks of a minibatch.
+
+    What a chunk needs stays in the cache of a CPU, and memory does not grow with the
+    minibatch.
+
+    Args:
+      function: anything that adds up, as gradients of losses do; of a chunk
+        `[size, ...]` and its number.
+      batch: a record of arrays `[M, ...]`; padded with zeros, so with `weight` 0.
+      size: of a chunk.
+    """
+    length = jax.tree.leaves(batch)[0].shape[0]
+    size = min(size, length)
+    count = -(-length // size)
+
+    def split(leaf: Array) -> Array:
+        padding = [(0, count * size - length)] + [(0, 0)] * (leaf.ndim - 1)
+        return jnp.pad(leaf, padding).reshape(count, size, *leaf.shape[1:])
+
+    def add(sums: Sums, inputs: tuple[Batch, Array]) -> tuple[Sums, None]:
+        return jax.tree.map(jnp.add, sums, function(*inputs)), None
+
+    chunks = (jax.tree.map(split, batch), jnp.arange(count))
+    shapes = jax.eval_shape(function, *jax.tree.map(lambda leaf: leaf[0], chunks))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, chunks)[0]
 
 
 def normalized_weights(weight: Array) -> Array:

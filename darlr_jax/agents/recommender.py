@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 
 from darlr_jax.agents import categorical
-from darlr_jax.agents.a2c import Losses, actor_critic_loss
+from darlr_jax.agents.a2c import Losses, actor_critic_loss, sum_over_chunks
 from darlr_jax.config import ExperimentConfig, RecommenderConfig
 from darlr_jax.networks.actor_critic import make_actor_critic
 from darlr_jax.networks.state_tracker import make_state_tracker
@@ -134,6 +134,16 @@ def loss_gradients(
     networks: RecommenderNetworks,
     config: RecommenderConfig,
 ) -> tuple[RecommenderParams, Losses]:
-    """Gradients and terms of `loss`; the key is consumed by dropout."""
+    """Gradients and terms of `loss`, `learning_chunk` recommendations at a time.
+
+    The key is consumed by dropout.
+    """
     bound = functools.partial(loss, networks=networks, config=config)
-    return jax.grad(bound, has_aux=True)(params, key, batch, scale)
+    gradient = jax.grad(bound, has_aux=True)
+    return sum_over_chunks(
+        lambda chunk, number: gradient(
+            params, jax.random.fold_in(key, number), chunk, scale
+        ),
+        batch,
+        config.learning_chunk,
+    )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from darlr_jax.agents import categorical
-from darlr_jax.agents.a2c import Losses, actor_critic_loss
+from darlr_jax.agents.a2c import Losses, actor_critic_loss, sum_over_chunks
 from darlr_jax.config import SelectorConfig
 from darlr_jax.types import (
     Array,
@@ -202,38 +202,18 @@ def loss_gradients(
 ) -> tuple[Params, Losses]:
     """Gradients and terms of `loss`, `learning_chunk` recommendations at a time.
 
-    Logits over all users exist for one chunk only: they stay in the cache of a CPU, and
-    memory does not grow with the minibatch. The projection of the feedback vectors is
-    differentiated once, after the chunks have been added up.
+    Logits over all users exist for one chunk only. The projection of the feedback
+    vectors is differentiated once, after the chunks have been added up.
     """
     codes, pull_back = jax.vjp(lambda p: network.encode_users(p, feedback), params)
-    value_and_grad = jax.grad(
+    gradient = jax.grad(
         functools.partial(loss, network=network, config=config), (0, 1), has_aux=True
     )
-
-    def add_chunk(
-        sums: tuple[tuple[Params, UserCodes], Losses], chunk: SelectorBatch
-    ) -> tuple[tuple[tuple[Params, UserCodes], Losses], None]:
-        return jax.tree.map(jnp.add, sums, value_and_grad(params, codes, chunk)), None
-
-    zeros = jax.tree.map(jnp.zeros_like, ((params, codes), Losses(*jnp.zeros(4))))
-    chunks = _in_chunks(batch, config.learning_chunk)
-    ((grads, code_grads), losses), _ = lax.scan(add_chunk, zeros, chunks)
+    (grads, code_grads), losses = sum_over_chunks(
+        lambda chunk, _: gradient(params, codes, chunk), batch, config.learning_chunk
+    )
     grads = jax.tree.map(jnp.add, grads, pull_back(code_grads)[0])
     return grads, losses
-
-
-def _in_chunks(batch: SelectorBatch, size: int) -> SelectorBatch:
-    """Reshapes `[M, ...]` to `[n, size, ...]`; padding has weight 0."""
-    length = batch.weight.shape[0]
-    size = min(size, length)
-    count = -(-length // size)
-
-    def split(leaf: Array) -> Array:
-        padding = [(0, count * size - length)] + [(0, 0)] * (leaf.ndim - 1)
-        return jnp.pad(leaf, padding).reshape(count, size, *leaf.shape[1:])
-
-    return jax.tree.map(split, batch)
 
 
 def _token_windows(

@@ -59,3 +59,21 @@ class MLP(nn.Module):
         for width in self.hidden:
             inputs = nn.relu(Linear(width, kernel_init=self.kernel_init)(inputs))
         return inputs
+
+
+class Dropout(nn.Module):
+    """Dropout that takes two decisions from each random word: they are what it costs."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, inputs: Array, deterministic: bool) -> Array:
+        """Zeroes entries with probability `rate`, to 16 bits, and scales the others."""
+        if deterministic or self.rate == 0:
+            return inputs
+        words = jax.random.bits(
+            self.make_rng("dropout"), (-(-inputs.size // 2),), jnp.uint32
+        )
+        halves = jax.lax.bitcast_convert_type(words, jnp.uint16).ravel()
+        keep = halves[: inputs.size].reshape(inputs.shape) >= round(self.rate * 2**16)
+        return jnp.where(keep, inputs / (1.0 - self.rate), 0.0)

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from jax import numpy as jnp
 
-from darlr_jax.networks.base import Linear
+from darlr_jax.networks.base import Dropout, Linear
 from darlr_jax.types import Array
 
 _MASKED = -1e9  # finite, so that a row without any valid token stays free of nan
@@ -57,9 +57,7 @@ class Attention(nn.Module):
             head_shape[1]
         )
         scores = jnp.where(valid[..., None, None, :], scores, _MASKED)
-        weights = nn.Dropout(self.dropout)(
-            nn.softmax(scores), deterministic=deterministic
-        )
+        weights = Dropout(self.dropout)(nn.softmax(scores), deterministic=deterministic)
         mixed = jnp.einsum("...hqw,...whd->...qhd", weights, value)
         return Linear(width, name="out")(mixed.reshape(queries.shape))
 
@@ -78,7 +76,7 @@ class EncoderLayer(nn.Module):
         width = queries.shape[-1]
 
         def drop(inputs: Array) -> Array:
-            return nn.Dropout(self.dropout)(inputs, deterministic=deterministic)
+            return Dropout(self.dropout)(inputs, deterministic)
 
         attention = Attention(self.heads, self.dropout)
         attended = attention(queries, tokens, valid, deterministic)
@@ -111,9 +109,7 @@ class WindowTransformer(nn.Module):
             )
         positions = jnp.asarray(sinusoidal_positions(length, width))
         positions = positions.reshape((1,) * (tokens.ndim - 2) + positions.shape)
-        tokens = nn.Dropout(self.dropout)(
-            tokens + positions, deterministic=deterministic
-        )
+        tokens = Dropout(self.dropout)(tokens + positions, deterministic=deterministic)
         for layer in range(self.layers):
             queries = tokens[..., :1, :] if layer == self.layers - 1 else tokens
             encoder = EncoderLayer(self.heads, self.dropout)

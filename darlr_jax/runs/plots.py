@@ -96,7 +96,7 @@ def _draw_score(axis: Any, metrics: pd.DataFrame) -> None:
     """NX_0 R_tra: each seed thin, their mean thick, all users dashed."""
     score = metrics.pivot(index="epoch", columns="seed", values="NX_0_R_tra")
     for position, seed in enumerate(score.columns):
-        label = "each seed, 100 users" if position == 0 else None
+        label = "each seed, users drawn" if position == 0 else None
         axis.plot(score.index, score[seed], color="C0", alpha=0.35, lw=0.8, label=label)
     axis.plot(score.index, score.mean(axis=1), color="C0", lw=2, label="mean of seeds")
     if "NX_0_all_users_R_tra" in metrics.columns:
@@ -130,6 +130,7 @@ def _draw_panel(
 def _finish(axis: Any, title: str, label: str, handles: Any = None) -> None:
     axis.set_title(title)
     axis.set_xlabel("epoch")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_ylabel(label)
     axis.grid(alpha=0.3)
     axis.legend(handles=handles, fontsize="small")
