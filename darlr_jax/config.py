@@ -49,7 +49,7 @@ class DatasetConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WorldModelConfig:
-    """DeepFM ensemble (protocol.md 2)."""
+    """DeepFM ensemble (protocol 2)."""
 
     embedding_dim: int = between(1, 4096, default=8)
     hidden: tuple[int, ...] = between(1, 65536, default=(128, 128))
@@ -69,7 +69,7 @@ class WorldModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentConfig:
-    """Episode length and exit rule (protocol.md 3.4)."""
+    """Episode length and exit rule (protocol 3.4)."""
 
     max_turn: int = between(1, 100000, default=30)
     exit_rule: str = one_of("tags", "distance", "none", default="tags")
@@ -80,7 +80,7 @@ class EnvironmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrackerConfig:
-    """State tracker: the last (item, reward) pairs -> state (protocol.md 4)."""
+    """State tracker: the last (item, reward) pairs -> state (protocol 4)."""
 
     kind: str = one_of("average", "transformer", default="average")
     window: int = between(1, 1000, default=3)  # W, w_rec
@@ -92,7 +92,7 @@ class TrackerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class A2CConfig:
-    """What the two agents share: one loss, used twice (protocol.md 5)."""
+    """What the two agents share: one loss, used twice (protocol 5)."""
 
     learning_rate: float = between(0.0, 10.0, default=1e-3)
     discount: float = between(0.0, 1.0, default=0.9)
@@ -104,7 +104,7 @@ class A2CConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RecommenderConfig(A2CConfig):
-    """The recommender: state -> item (method.md 4)."""
+    """The recommender: state -> item (method 4)."""
 
     hidden: tuple[int, ...] = between(1, 65536, default=(64, 64))
     mask_used_items: bool = False  # in training; the NX evaluation modes always mask
@@ -112,7 +112,7 @@ class RecommenderConfig(A2CConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SelectorConfig(A2CConfig):
-    """The selector: K_sel reference users, one after another (method.md 3)."""
+    """The selector: K_sel reference users, one after another (method 3)."""
 
     k_sel: int = between(1, _LARGE, default=15)
     lambda_s: float = between(-_LARGE, _LARGE, default=1.0)  # similarity gain
@@ -159,7 +159,7 @@ class RewardConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Schedule of the policy training (protocol.md 5)."""
+    """Schedule of the policy training (protocol 5)."""
 
     epochs: int = between(1, _LARGE, default=200)
     environments: int = between(1, _LARGE, default=100)  # episodes a collect
@@ -170,7 +170,7 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """Evaluation after every epoch (protocol.md 6)."""
+    """Evaluation after every epoch (protocol 6)."""
 
     episodes: int = between(1, _LARGE, default=100)  # users drawn, a mode and epoch
     all_users: bool = True  # beside it: every user once, with common random numbers

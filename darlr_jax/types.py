@@ -66,7 +66,7 @@ class UserCodes(NamedTuple):
 
 
 class WorldModelTables(NamedTuple):
-    """What the policies need of a fitted world model (protocol.md 2.5)."""
+    """What the policies need of a fitted world model (protocol 2.5)."""
 
     prediction: Table  # [U, I] r_hat, mean of the members' means
     variance: Table  # [U, I] P_U, largest predicted variance of a member
@@ -75,7 +75,7 @@ class WorldModelTables(NamedTuple):
 
 
 class EntropyTables(NamedTuple):
-    """k-order entropy of what users did next in the log (protocol.md 3.3)."""
+    """k-order entropy of what users did next in the log (protocol 3.3)."""
 
     single: Table  # [I] order 1; 1 for items that the log never continues
     pair_codes: Table  # [P] int32, sorted: smaller item * I + larger item
@@ -237,7 +237,7 @@ class TrainState(struct.PyTreeNode):
 
 
 class EpisodeMetrics(NamedTuple):
-    """The published metrics of one evaluation mode (protocol.md 6)."""
+    """The published metrics of one evaluation mode (protocol 6)."""
 
     R_tra: Array  # mean sum of true rewards of an episode
     len_tra: Array  # mean length of an episode

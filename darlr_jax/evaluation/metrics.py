@@ -1,4 +1,4 @@
-"""The published metrics of evaluation episodes (protocol.md 6)."""
+"""The published metrics of evaluation episodes (protocol 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation episodes in the modes FB, NX_0 and NX_10 (protocol.md 6).
+"""Evaluation episodes in the modes FB, NX_0 and NX_10 (protocol 6).
 
 The recommender acts alone; actions are sampled, as published. Two estimators stand
 side by side: the published one (some users, drawn anew each epoch) and all users with

@@ -10,7 +10,7 @@ from darlr_jax.types import ActorCriticOutput, Array, Key, Network, Params
 
 
 class ActorCritic(nn.Module):
-    """A trunk shared by actor and critic (protocol.md 5)."""
+    """A trunk shared by actor and critic (protocol 5)."""
 
     hidden: tuple[int, ...]
     num_actions: int

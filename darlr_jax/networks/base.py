@@ -62,7 +62,7 @@ class MLP(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout that takes two decisions from each random word: they are what it costs."""
+    """Dropout taking two decisions from a random word: randomness is what it costs."""
 
     rate: float
 

@@ -1,4 +1,4 @@
-"""DeepFM with a mean and a log-variance head (DORL/ROLeR protocol, section 2.1)."""
+"""DeepFM with a mean and a log-variance head (protocol 2.1)."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def step(
 def has_exited(
     state: EnvState, item: Array, params: EnvParams, *, config: EnvironmentConfig
 ) -> Array:
-    """Whether recommending `item` now makes the user leave (protocol.md 3.4).
+    """Whether recommending `item` now makes the user leave (protocol 3.4).
 
     By tags: some tag of the item occurs more than `exit_threshold` times among the
     items of the exit window. By distance: an item of the window is nearer to it than

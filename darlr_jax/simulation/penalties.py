@@ -26,7 +26,7 @@ def dynamic_uncertainty(
 def entropy_bonus(
     item: Array, previous_item: Array, tables: EntropyTables, orders: tuple[int, ...]
 ) -> Array:
-    """H_t = H({a_t}) + H({a_{t-1}, a_t}) over the orders in use (protocol.md 3.3).
+    """H_t = H({a_t}) + H({a_{t-1}, a_t}) over the orders in use (protocol 3.3).
 
     Args:
       item: `[]` the recommended item.

@@ -37,7 +37,7 @@ def build_tables(
 
 
 def environment_params(dataset: Dataset, config: ExperimentConfig) -> EnvParams:
-    """What users react to: tags and distances of items (protocol.md 3.4)."""
+    """What users react to: tags and distances of items (protocol 3.4)."""
     by_distance = config.environment.exit_rule == "distance"
     distance = (
         statistics.item_distances(dataset.true_reward)
@@ -104,7 +104,7 @@ def static_reward(
 def neighbour_reward(
     dataset: Dataset, prediction: np.ndarray, reward: RewardConfig
 ) -> np.ndarray:
-    """ROLeR's reward: rows of the k most similar users, mixed (protocol.md 7).
+    """ROLeR's reward: rows of the k most similar users, mixed (protocol 7).
 
     The user itself is one of its neighbours, as published. Weights: `mean` 1/k,
     `cosine` cos (II-weight), `cosine_div` cos / k, `cosine_norm` cos / sum of cos.
@@ -127,7 +127,7 @@ def neighbour_reward(
 def static_uncertainty(
     dataset: Dataset, world_model: WorldModelTables, reward: RewardConfig
 ) -> np.ndarray:
-    """The static uncertainty table `[U, I]` (protocol.md 3.1 and 7).
+    """The static uncertainty table `[U, I]` (protocol 3.1 and 7).
 
     `neighbour_variance` is I-var, the population variance over the k neighbours' rows;
     `neighbour_cosine` is I-cos_{min,avg,max}, of 1 - cos over the neighbours, the same

@@ -79,7 +79,7 @@ def collect(
 
 
 def state_reward_scale(tables: RewardTables, coefficients: Coefficients) -> RewardScale:
-    """Shaped rewards enter the state as r / (MAX_R - MIN_R) (protocol.md 4.1)."""
+    """Shaped rewards enter the state as r / (MAX_R - MIN_R) (protocol 4.1)."""
     bounds = rewards.reward_bounds(tables, coefficients)
     return RewardScale(jnp.zeros_like(bounds.low), bounds.high - bounds.low)
 

@@ -65,7 +65,7 @@ def update_agents(
     *,
     program: Program,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One pass over the transitions `[T, B]` in random minibatches (protocol.md 5).
+    """One pass over the transitions `[T, B]` in random minibatches (protocol 5).
 
     Returns and advantages are those of the policy that acted; later minibatches use
     them unchanged. The key is consumed.

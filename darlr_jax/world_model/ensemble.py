@@ -55,7 +55,7 @@ def pointneg_loss(
     """Gaussian fit of the label, and of 0 at a negative, summed over pairs.
 
     sum (y+ - y)^2 e^{-s+} + (y- - 0)^2 e^{-s-} + s+ + s-, with s the log-variance
-    (DORL/ROLeR protocol, section 2.2). Shapes `[M]`; `weight` 0 leaves a pair out.
+    (protocol 2.2). Shapes `[M]`; `weight` 0 leaves a pair out.
     """
     fit = (positive.mean - label) ** 2 * jnp.exp(-positive.log_variance)
     push = negative.mean**2 * jnp.exp(-negative.log_variance)

@@ -1,4 +1,4 @@
-"""A fitted ensemble -> the tables that policies are trained on (protocol.md 2.5)."""
+"""A fitted ensemble -> the tables that policies are trained on (protocol 2.5)."""
 
 from __future__ import annotations
 
