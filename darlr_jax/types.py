@@ -5,6 +5,9 @@ Data flows through them in this order::
     Dataset -> WorldModelTables -> SimulationTables -> EnvState -> Transition
             -> TrainState -> EpochMetrics
 
+`(protocol N)` and `(method N)`, in any docstring, point to section N of
+docs/protocol.md and docs/method.md.
+
 Axis legend, used in every comment and docstring of the package:
 
     B  episodes of a batch          U  users               W  window of a tracker

@@ -40,7 +40,10 @@ class StateTracker(nn.Module):
             count = jnp.sum(valid, axis=-1, keepdims=True).astype(tokens.dtype)
             return jnp.sum(tokens, axis=-2) / count
         transformer = WindowTransformer(
-            self.config.layers, self.config.heads, self.config.dropout
+            self.config.layers,
+            self.config.heads,
+            self.config.dropout,
+            reads_newest=self.config.readout == "newest",
         )
         return transformer(tokens, valid, deterministic)
 
@@ -48,7 +51,7 @@ class StateTracker(nn.Module):
 def make_state_tracker(
     config: TrackerConfig, num_items: int, item_width: int
 ) -> Network:
-    """State tracker of the published protocol, section 4.
+    """State tracker (protocol 4).
 
     Returns:
       `init(key, item_vectors [I, D-1]) -> params`, which starts from the world model's

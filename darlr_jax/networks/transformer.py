@@ -2,8 +2,8 @@
 
 Used twice: by the state tracker over the last recommendations and by the selector over
 the last picked users. The published tracker reads the *oldest* slot without a padding
-mask, so that a state depends on the other states of its batch; this one masks absent
-tokens and reads the newest (docs/deviations.md).
+mask; here absent tokens are masked and the newest is read, unless asked otherwise
+(docs/deviations.md).
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import numpy as np
 from flax import linen as nn
 from jax import numpy as jnp
 
-from darlr_jax.networks.base import Dropout, Linear
+from darlr_jax.networks.base import Dropout, Linear, symmetric_uniform
 from darlr_jax.types import Array
 
+# Xavier over query, key and value as the one matrix that the published code draws.
+_packed_xavier = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 _MASKED = -1e9  # finite, so that a row without any valid token stays free of nan
 
 
@@ -43,9 +45,7 @@ class Attention(nn.Module):
         head_shape = (self.heads, width // self.heads)
 
         def project(name: str, inputs: Array) -> Array:
-            dense = nn.Dense(
-                width, kernel_init=nn.initializers.xavier_uniform(), name=name
-            )
+            dense = nn.Dense(width, kernel_init=_packed_xavier, name=name)
             return dense(inputs).reshape(*inputs.shape[:-1], *head_shape)
 
         query, key, value = (
@@ -59,7 +59,8 @@ class Attention(nn.Module):
         scores = jnp.where(valid[..., None, None, :], scores, _MASKED)
         weights = Dropout(self.dropout)(nn.softmax(scores), deterministic=deterministic)
         mixed = jnp.einsum("...hqw,...whd->...qhd", weights, value)
-        return Linear(width, name="out")(mixed.reshape(queries.shape))
+        out = nn.Dense(width, kernel_init=symmetric_uniform(width), name="out")
+        return out(mixed.reshape(queries.shape))
 
 
 class EncoderLayer(nn.Module):
@@ -86,11 +87,16 @@ class EncoderLayer(nn.Module):
 
 
 class WindowTransformer(nn.Module):
-    """`layers` encoder layers; the last one computes the newest token alone."""
+    """`layers` encoder layers; the last one computes what is read alone.
+
+    `reads_newest=False` is the published readout: the oldest slot, absent tokens as
+    zeros that are attended to.
+    """
 
     layers: int
     heads: int
     dropout: float = 0.0
+    reads_newest: bool = True
 
     @nn.compact
     def __call__(
@@ -110,8 +116,11 @@ class WindowTransformer(nn.Module):
         positions = jnp.asarray(sinusoidal_positions(length, width))
         positions = positions.reshape((1,) * (tokens.ndim - 2) + positions.shape)
         tokens = Dropout(self.dropout)(tokens + positions, deterministic=deterministic)
+        read = slice(0, 1) if self.reads_newest else slice(length - 1, length)
+        if not self.reads_newest:
+            valid = jnp.ones_like(valid)
         for layer in range(self.layers):
-            queries = tokens[..., :1, :] if layer == self.layers - 1 else tokens
+            queries = tokens[..., read, :] if layer == self.layers - 1 else tokens
             encoder = EncoderLayer(self.heads, self.dropout)
             tokens = encoder(queries, tokens, valid, deterministic)
         return tokens[..., 0, :]

@@ -1,0 +1,57 @@
+"""Writes the tables of `results/tables` from the runs of `results/raw`.
+
+    python -m experiments.make_tables --results=results
+
+A run that is missing a file or malformed stops the program; none is left out. The
+README holds the same tables; a test compares them.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import pandas as pd
+from absl import flags
+
+from darlr_jax.methods import METHODS
+from darlr_jax.runs.directory import RunError, replacing
+from darlr_jax.runs.results import summary_table, to_markdown
+from experiments import cli
+
+RESULTS = flags.DEFINE_string("results", "results", "Folder with raw/ and published/.")
+
+
+def main(argv: list[str]) -> None:
+    """Writes one Markdown table a data set, and names each."""
+    del argv
+    root = pathlib.Path(RESULTS.value)
+    datasets = sorted(path.name for path in (root / "raw").glob("*") if path.is_dir())
+    if not datasets:
+        raise RunError(f"{root}/raw: no runs; copy run directories to DATASET/METHOD")
+    for dataset in datasets:
+        target = root / "tables" / f"{dataset}.md"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as temporary:
+            temporary.write_text(dataset_table(root, dataset) + "\n", encoding="utf-8")
+        print(target)
+
+
+def dataset_table(root: pathlib.Path, dataset: str) -> str:
+    """The runs of one data set beside the published scores, as Markdown."""
+    order = list(METHODS)
+    runs = sorted(
+        (path for path in (root / "raw" / dataset).iterdir() if path.is_dir()),
+        key=lambda path: (_rank(path.name, order), path.name),
+    )
+    published = pd.read_csv(root / "published" / "scores.csv")
+    table = summary_table(runs, published).drop(columns=["data set", "max"])
+    return to_markdown(table)
+
+
+def _rank(name: str, order: list[str]) -> int:
+    """Position in the table of methods; other names come last."""
+    return order.index(name) if name in order else len(order)
+
+
+if __name__ == "__main__":
+    cli.run(main)
