@@ -27,6 +27,7 @@ from darlr_jax.runs.progress import Progress
 from darlr_jax.runs.results import load_metrics, run_table, to_markdown
 from darlr_jax.runs.world_models import Report, WorldModelStore
 from darlr_jax.runs.writers import MetricsWriter, Row
+from darlr_jax.simulation.tables import check_sizes
 from darlr_jax.types import Array, TrainState, WorldModelTables
 from darlr_jax.world_model.ensemble import fit_ensemble
 from darlr_jax.world_model.tables import predict_tables
@@ -49,6 +50,7 @@ def train(
 ) -> None:
     """Trains, evaluates and reports; continues what `workdir` holds."""
     dataset = load_dataset(config.dataset, data_dir)
+    check_sizes(dataset, config)  # before anything is written
     store = WorldModelStore(cache_dir / "world_models")
     with RunDirectory.open(
         workdir,

@@ -130,8 +130,8 @@ def attention(params, query_token, tokens, heads):
     return affine(params["out"], np.concatenate(mixed))
 
 
-def transformer(params, tokens, heads):
-    """Post-norm encoder over the tokens that exist, newest first; reads the newest."""
+def transformer(params, tokens, heads, reads=0):
+    """Post-norm encoder over the tokens that exist, newest first; reads one of them."""
     tokens = [
         np.asarray(token, np.float64) + position(place, len(token))
         for place, token in enumerate(tokens)
@@ -146,7 +146,7 @@ def transformer(params, tokens, heads):
             inner = affine(layer["Linear_1"], inner)
             following.append(layer_norm(layer["LayerNorm_1"], hidden + inner))
         tokens = following
-    return tokens[0]
+    return tokens[reads]
 
 
 # --- the recommender ------------------------------------------------------------------

@@ -69,9 +69,9 @@ def inverse_cdf(uniform: Array, weights: Array) -> Array:
 
 
 def _cumulative(values: Array) -> Array:
-    """Running sum `[n]`, as one small matrix product."""
+    """Running sum `[n]`, as one small matrix product in full precision."""
     lower = np.tri(values.shape[0], dtype=np.float32)
-    return jnp.asarray(lower) @ values
+    return jnp.matmul(lower, values, precision=jax.lax.Precision.HIGHEST)
 
 
 def _first_beyond(target: Array, ends: Array, weights: Array) -> Array:

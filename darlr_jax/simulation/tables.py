@@ -27,7 +27,7 @@ def build_tables(
     Raises:
       ConfigError: more reference users or neighbours asked for than there are others.
     """
-    _check_sizes(dataset.num_users, config)
+    check_sizes(dataset, config)
     return SimulationTables(
         env=environment_params(dataset, config),
         rewards=reward_tables(dataset, world_model, config),
@@ -179,7 +179,9 @@ def _neighbours(
     return statistics.nearest_users(signature, reward.neighbours, include_self=True)
 
 
-def _check_sizes(num_users: int, config: ExperimentConfig) -> None:
+def check_sizes(dataset: Dataset, config: ExperimentConfig) -> None:
+    """Raises ConfigError where a field asks for more users than there are."""
+    num_users = dataset.num_users
     if config.reward.references != "none" and config.selector.k_sel >= num_users:
         raise ConfigError(
             f"selector.k_sel={config.selector.k_sel}: must be below the number of "

@@ -1,0 +1,24 @@
+"""The README tells what the commands made."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from experiments.make_tables import dataset_table
+
+ROOT = pathlib.Path(__file__).parent.parent
+DATASETS = sorted(path.name for path in (ROOT / "results" / "raw").iterdir())
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_tables_are_those_of_the_raw_runs(dataset):
+    table = dataset_table(ROOT / "results", dataset)
+    committed = (ROOT / "results" / "tables" / f"{dataset}.md").read_text("utf-8")
+    assert committed == table + "\n"
+    assert table in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_there_are_results():
+    assert "coat" in DATASETS

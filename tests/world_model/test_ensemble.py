@@ -1,0 +1,192 @@
+"""Fitting the world model: its loss, its batches, its members."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from darlr_jax.config import WorldModelConfig
+from darlr_jax.networks.deepfm import Prediction
+from darlr_jax.world_model import ensemble
+from darlr_jax.world_model.negatives import draw_training_pairs
+from tests import reference
+from tests.world_model.conftest import make_log, random_members, slow_prediction
+
+quick = settings(max_examples=20, deadline=None)
+
+CONFIG = WorldModelConfig(
+    embedding_dim=3,
+    hidden=(6,),
+    members=3,
+    epochs=1,
+    batch_size=64,
+    negatives=2,
+    learning_rate=2e-2,
+    weight_decay=1e-3,
+)
+PAIRS = 160  # 80 logged rows, two negatives each
+
+
+def changed(**changes):
+    return dataclasses.replace(CONFIG, **changes)
+
+
+# --- loss -----------------------------------------------------------------------------
+
+
+def test_pointneg_loss_worked_numbers():
+    log_2 = np.float32(np.log(2))
+    positive = Prediction(jnp.array([3.0, 9]), jnp.array([0.0, 9]))
+    negative = Prediction(jnp.array([2.0, 9]), jnp.array([log_2, 9]))
+
+    found = ensemble.pointneg_loss(
+        positive, negative, jnp.array([4.0, 1]), jnp.array([1.0, 0])
+    )
+
+    # (3 - 4)^2 / 1 + 2^2 / 2 + 0 + log 2; the second pair is left out
+    np.testing.assert_allclose(found, 3 + log_2, rtol=1e-6)
+
+
+numbers = hnp.arrays(np.float32, (6, 5), elements=st.floats(-4, 4, width=32))
+
+
+@given(numbers=numbers, weight=hnp.arrays(np.float32, 5, elements=st.integers(0, 2)))
+@quick
+def test_pointneg_loss_matches_the_definition(numbers, weight):
+    mean, log_variance, push, spread, label, _ = numbers
+
+    found = ensemble.pointneg_loss(
+        Prediction(mean, log_variance), Prediction(push, spread), label, weight
+    )
+
+    expected = reference.pointneg_loss(
+        zip(mean, log_variance, strict=True),
+        zip(push, spread, strict=True),
+        label,
+        weight,
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_parameter_decay_counts_all_and_embeddings_twice():
+    config = WorldModelConfig(weight_decay=0.1, embedding_decay=0.01)
+    rng = np.random.default_rng(0)
+    params = {
+        "embedding_user": rng.normal(size=(3, 2)).astype(np.float32),
+        "linear_user": rng.normal(size=3).astype(np.float32),
+        "deep": {"Linear_0": {"kernel": rng.normal(size=(2, 4)).astype(np.float32)}},
+    }
+
+    found = ensemble.parameter_decay(params, config)
+
+    embeddings = reference.squares(params["embedding_user"])
+    expected = 0.1 * reference.squares(params) + 0.01 * embeddings
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_batch_loss_matches_the_definition(dataset):
+    sides, network = ensemble.build_network(dataset, CONFIG)
+    pairs = draw_training_pairs(dataset, CONFIG.negatives, seed=0)
+    params = reference.random_params(network, args=sides)
+    rows = np.array([3, -1, 97, 159, -1])  # -1 is padding
+
+    batch_loss = jax.jit(functools.partial(ensemble._batch_loss, network=network))
+    found = batch_loss(params, rows, jax.tree.map(jnp.asarray, pairs), sides)
+
+    expected = slow_loss(dataset, params, pairs, rows[rows >= 0])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def slow_loss(dataset, params, pairs, rows):
+    """The loss of some pairs; pair p belongs to row p mod N of the log."""
+    logged = [p % len(pairs.users) for p in rows]
+    predict = functools.partial(slow_prediction, dataset, params)
+    return reference.pointneg_loss(
+        [predict(pairs.users[n], pairs.items[n]) for n in logged],
+        [predict(pairs.negative_users[p], pairs.negative_items[p]) for p in rows],
+        pairs.labels[logged],
+        np.ones(len(rows)),
+    )
+
+
+def test_reported_loss_is_that_of_every_pair_once_and_without_decay(dataset):
+    still = changed(learning_rate=0.0, weight_decay=1.0)  # a step changes nothing
+
+    fitted = ensemble.fit_ensemble(dataset, still)
+
+    first = jax.tree.map(lambda leaf: np.asarray(leaf[0]), fitted.params)
+    pairs = draw_training_pairs(dataset, CONFIG.negatives, CONFIG.seed)
+    expected = slow_loss(dataset, first, pairs, np.arange(PAIRS)) / PAIRS
+    found = [row["loss"] for row in fitted.report]
+    assert np.isnan(found[0])  # before training
+    np.testing.assert_allclose(found[1], expected, rtol=1e-5)
+
+
+# --- fitting --------------------------------------------------------------------------
+
+
+def test_fitting_lowers_the_held_out_error_and_repeats_itself(dataset):
+    config, rows = changed(epochs=10), []
+
+    fitted = ensemble.fit_ensemble(dataset, config, rows.append)
+    again = ensemble.fit_ensemble(dataset, config)
+
+    assert [row["epoch"] for row in rows] == list(range(11))
+    assert rows[-1]["held_out_mse"] < 0.5 * rows[0]["held_out_mse"]
+    assert rows[-1]["held_out_pair_accuracy"] > 0.9 > rows[0]["held_out_pair_accuracy"]
+    assert rows[-1]["loss"] < rows[1]["loss"]
+    assert str(rows) == str(fitted.report) == str(again.report)  # nan and all
+    jax.tree.map(np.testing.assert_array_equal, fitted.params, again.params)
+
+
+@pytest.mark.parametrize("identical", [True, False])
+def test_members_start_alike_if_published_and_then_part(dataset, identical):
+    config = changed(identical_init=identical)
+    # No epoch: the parameters as they start.
+    start = ensemble.fit_ensemble(dataset, dataclasses.replace(config, epochs=0)).params
+    after = ensemble.fit_ensemble(dataset, config).params
+
+    def members_equal(params):
+        leaf = np.asarray(params["embedding_item"])
+        return [bool((leaf[0] == leaf[member]).all()) for member in (1, 2)]
+
+    assert members_equal(start) == [identical] * 2
+    assert members_equal(after) == [False] * 2
+
+
+def test_padding_of_the_last_batch_has_no_influence(dataset):
+    exact = ensemble.fit_ensemble(dataset, changed(batch_size=PAIRS))
+
+    padded = ensemble.fit_ensemble(dataset, changed(batch_size=PAIRS + 7))
+
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, padded.params, exact.params)
+    np.testing.assert_allclose(
+        padded.report[1]["loss"], exact.report[1]["loss"], rtol=1e-6
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_fit(dataset):
+    log = make_log([(0, 0, np.inf), (1, 1, 1.0)])
+
+    with pytest.raises(FloatingPointError, match="loss of epoch 1 is inf"):
+        ensemble.fit_ensemble(dataclasses.replace(dataset, log=log), CONFIG)
+
+
+def test_predicted_labels_are_the_mean_of_the_members(dataset):
+    sides, network = ensemble.build_network(dataset, CONFIG)
+    params, members = random_members(network, sides)
+    users, items = np.array([5, 0, 3], np.int32), np.array([1, 4, 0], np.int32)
+
+    predict = jax.jit(functools.partial(ensemble.predict_labels, network=network))
+    found = predict(params, users, items, sides)
+
+    for n, cell in enumerate(zip(users, items, strict=True)):
+        means = [slow_prediction(dataset, member, *cell)[0] for member in members]
+        np.testing.assert_allclose(found[n], np.mean(means), rtol=1e-5)

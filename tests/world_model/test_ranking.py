@@ -1,0 +1,75 @@
+"""Errors and rankings of held-out ratings."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from darlr_jax.world_model.ranking import rating_errors
+from tests import reference
+from tests.world_model.conftest import make_log
+
+quick = settings(max_examples=20, deadline=None)
+LOG_3 = math.log2(3)
+
+
+def test_worked_numbers():
+    rows = [
+        ((2, 0, 1), 0.5),  # user 2: a tie, in this order
+        ((0, 3, 3), 0.9),  # user 0: predicted best, second, last
+        ((1, 0, 2), 0.2),  # user 1: equal labels, no ranking to get right
+        ((0, 1, 1), 0.8),
+        ((2, 4, 2), 0.5),
+        ((1, 2, 2), 0.7),
+        ((0, 2, 2), 0.1),
+    ]
+    held_out = make_log([row for row, _ in rows])
+    predicted = np.array([value for _, value in rows], np.float32)
+
+    found = rating_errors(predicted, held_out, cutoffs=(1, 2, 5))
+
+    # off by 0.5, 2.1, 1.8, 0.2, 1.5, 1.3, 1.9
+    assert found["held_out_mae"] == pytest.approx(9.3 / 7)
+    squares = 0.25 + 4.41 + 3.24 + 0.04 + 2.25 + 1.69 + 3.61
+    assert found["held_out_mse"] == pytest.approx(squares / 7)
+    # Gains 2^y - 1. User 0 in predicted order: 7, 1, 3. User 2: 1, 3.
+    assert found["held_out_ndcg_at_1"] == pytest.approx((7 / 7 + 1 / 3) / 2)
+    first, second = (7 + 1 / LOG_3) / (7 + 3 / LOG_3), (1 + 3 / LOG_3) / (3 + 1 / LOG_3)
+    assert found["held_out_ndcg_at_2"] == pytest.approx((first + second) / 2)
+    first = (7 + 1 / LOG_3 + 3 / 2) / (7 + 3 / LOG_3 + 1 / 2)
+    assert found["held_out_ndcg_at_5"] == pytest.approx((first + second) / 2)
+    # User 0: 3 over 1 and 3 over 2 right, 2 over 1 wrong. User 2: a tie, one half.
+    assert found["held_out_pair_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+@given(
+    users=hnp.arrays(np.int32, 20, elements=st.integers(0, 4)),
+    labels=hnp.arrays(np.int32, 20, elements=st.integers(1, 5)),
+    predicted=hnp.arrays(np.int32, 20, elements=st.integers(0, 6)),
+)
+@quick
+def test_rankings_match_the_definition(users, labels, predicted):
+    rows = list(zip(users.tolist(), [0] * 20, labels.tolist(), strict=True))
+
+    found = rating_errors((predicted / 2).astype(np.float32), make_log(rows), (1, 3))
+
+    per_user = [(predicted[users == u], labels[users == u]) for u in range(5)]
+    ranked = [case for case in per_user if len(set(case[1].tolist())) > 1]
+    for name, score in {
+        "ndcg_at_1": lambda p, y: reference.ndcg(p, y, 1),
+        "ndcg_at_3": lambda p, y: reference.ndcg(p, y, 3),
+        "pair_accuracy": reference.pair_accuracy,
+    }.items():
+        expected = np.mean([score(*case) for case in ranked]) if ranked else math.nan
+        assert found[f"held_out_{name}"] == pytest.approx(expected, nan_ok=True)
+
+
+def test_without_unequal_labels_there_is_no_ranking():
+    found = rating_errors(np.array([1.0, 2.0]), make_log([(0, 0, 3), (0, 1, 3)]))
+
+    assert found["held_out_mae"] == 1.5
+    assert math.isnan(found["held_out_ndcg_at_5"])
+    assert math.isnan(found["held_out_pair_accuracy"])
