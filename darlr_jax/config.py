@@ -87,7 +87,7 @@ class TrackerConfig:
     layers: int = between(1, 64, default=2)
     heads: int = between(1, 64, default=1)
     dropout: float = between(0.0, 0.99, default=0.1)  # transformer only, in training
-    readout: str = one_of("newest", "oldest_slot", default="newest")  # transformer only
+    readout: str = one_of("newest", "published", default="newest")  # transformer only
     fresh_items: bool = False  # redraw item embeddings ("scratch") or keep the model's
 
 

@@ -13,8 +13,10 @@ import pathlib
 import pandas as pd
 from absl import flags
 
+from darlr_jax.config import ExperimentConfig, flatten
 from darlr_jax.methods import METHODS
-from darlr_jax.runs.directory import RunError, replacing
+from darlr_jax.presets import preset
+from darlr_jax.runs.directory import RunError, load_config, replacing
 from darlr_jax.runs.results import summary_table, to_markdown
 from experiments import cli
 
@@ -22,7 +24,7 @@ RESULTS = flags.DEFINE_string("results", "results", "Folder with raw/ and publis
 
 
 def main(argv: list[str]) -> None:
-    """Writes one Markdown table a data set, and names each."""
+    """Writes one Markdown table a group of runs, and names each."""
     del argv
     root = pathlib.Path(RESULTS.value)
     datasets = sorted(path.name for path in (root / "raw").glob("*") if path.is_dir())
@@ -37,7 +39,7 @@ def main(argv: list[str]) -> None:
 
 
 def dataset_table(root: pathlib.Path, dataset: str) -> str:
-    """The runs of one data set beside the published scores, as Markdown."""
+    """One group of runs beside the published scores, as Markdown."""
     order = list(METHODS)
     runs = sorted(
         (path for path in (root / "raw" / dataset).iterdir() if path.is_dir()),
@@ -45,7 +47,21 @@ def dataset_table(root: pathlib.Path, dataset: str) -> str:
     )
     published = pd.read_csv(root / "published" / "scores.csv")
     table = summary_table(runs, published).drop(columns=["data set", "max"])
+    changes = [changed_fields(load_config(run)) for run in runs]
+    if any(changes):
+        table.insert(1, "changed", changes)
     return to_markdown(table)
+
+
+def changed_fields(config: ExperimentConfig) -> str:
+    """What a run changed of its preset, the number of epochs apart."""
+    before = flatten(preset(config.dataset.name, config.method))
+    after = flatten(config)
+    return ", ".join(
+        f"{name}={after[name]}"
+        for name in after
+        if name != "training.epochs" and after[name] != before[name]
+    )
 
 
 def _rank(name: str, order: list[str]) -> int:

@@ -109,7 +109,9 @@ def loss(
     config: RecommenderConfig,
 ) -> tuple[Array, Losses]:
     """Actor-critic loss of stored recommendations; the key is consumed by dropout."""
-    state = networks.tracker.apply(params.tracker, batch.observation, scale, key)
+    state = networks.tracker.apply(
+        params.tracker, batch.observation, scale, key, acting=False
+    )
     output = networks.actor_critic.apply(params.actor_critic, state)
     mask = None if batch.used is None else ~batch.used
     log_probs = categorical.masked_log_softmax(output.logits, mask)

@@ -22,7 +22,11 @@ class StateTracker(nn.Module):
 
     @nn.compact
     def __call__(
-        self, observation: Observation, scale: RewardScale, deterministic: bool = True
+        self,
+        observation: Observation,
+        scale: RewardScale,
+        deterministic: bool = True,
+        acting: bool = True,
     ) -> Array:
         """Maps items and rewards `[..., W]` to a state `[..., item_width + 1]`."""
         vectors = self.param(
@@ -40,12 +44,35 @@ class StateTracker(nn.Module):
             count = jnp.sum(valid, axis=-1, keepdims=True).astype(tokens.dtype)
             return jnp.sum(tokens, axis=-2) / count
         transformer = WindowTransformer(
-            self.config.layers,
-            self.config.heads,
-            self.config.dropout,
-            reads_newest=self.config.readout == "newest",
+            self.config.layers, self.config.heads, self.config.dropout
         )
+        if self.config.readout == "published":
+            readout = _published_acting if acting else _published_learning
+            return readout(transformer, tokens, valid, deterministic)
         return transformer(tokens, valid, deterministic)
+
+
+# The published code reads other states when it learns than when it acts, wherever the
+# history is shorter than the window: the first actions of an episode are learned in
+# states in which they were not taken.
+
+
+def _published_acting(
+    transformer: WindowTransformer, tokens: Array, valid: Array, deterministic: bool
+) -> Array:
+    """The oldest token present; the very first state is the start token, reward 1."""
+    oldest = jnp.sum(valid, axis=-1) - 1
+    state = transformer(tokens, valid, deterministic, oldest)
+    start = tokens[..., 0, :].at[..., -1].set(1.0)
+    return jnp.where(oldest[..., None] == 0, start, state)
+
+
+def _published_learning(
+    transformer: WindowTransformer, tokens: Array, valid: Array, deterministic: bool
+) -> Array:
+    """The last slot; absent tokens are zeros that are attended to."""
+    last = jnp.full(valid.shape[:-1], valid.shape[-1] - 1)
+    return transformer(tokens, jnp.ones_like(valid), deterministic, last)
 
 
 def make_state_tracker(
@@ -56,8 +83,8 @@ def make_state_tracker(
     Returns:
       `init(key, item_vectors [I, D-1]) -> params`, which starts from the world model's
       item vectors unless `config.fresh_items`, and
-      `apply(params, observation, scale, dropout_key=None) -> state [D]`; without a key
-      there is no dropout.
+      `apply(params, observation, scale, dropout_key=None, acting=True) -> state [D]`;
+      without a key there is no dropout. `acting` matters to the published readout alone.
     """
     module = StateTracker(config, num_items, item_width)
 
@@ -76,9 +103,12 @@ def make_state_tracker(
         observation: Observation,
         scale: RewardScale,
         dropout_key: Key | None = None,
+        acting: bool = True,
     ) -> Array:
         deterministic = dropout_key is None
         rngs = None if deterministic else {"dropout": dropout_key}
-        return call(module, params, observation, scale, deterministic, rngs=rngs)
+        return call(
+            module, params, observation, scale, deterministic, acting, rngs=rngs
+        )
 
     return Network(init, apply)

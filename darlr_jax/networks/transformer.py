@@ -1,9 +1,8 @@
 """A post-norm transformer encoder over a short window, read at its newest token.
 
 Used twice: by the state tracker over the last recommendations and by the selector over
-the last picked users. The published tracker reads the *oldest* slot without a padding
-mask; here absent tokens are masked and the newest is read, unless asked otherwise
-(docs/deviations.md).
+the last picked users. Absent tokens are masked and the newest is read; the published
+tracker does neither (`state_tracker.py`, docs/deviations.md).
 """
 
 from __future__ import annotations
@@ -87,22 +86,27 @@ class EncoderLayer(nn.Module):
 
 
 class WindowTransformer(nn.Module):
-    """`layers` encoder layers; the last one computes what is read alone.
-
-    `reads_newest=False` is the published readout: the oldest slot, absent tokens as
-    zeros that are attended to.
-    """
+    """`layers` encoder layers; the last one computes the token that is read alone."""
 
     layers: int
     heads: int
     dropout: float = 0.0
-    reads_newest: bool = True
 
     @nn.compact
     def __call__(
-        self, tokens: Array, valid: Array, deterministic: bool = True
+        self,
+        tokens: Array,
+        valid: Array,
+        deterministic: bool = True,
+        slot: Array | None = None,
     ) -> Array:
         """Maps tokens `[..., W, D]`, newest first, and valid `[..., W]` to `[..., D]`.
+
+        Args:
+          tokens: the window.
+          valid: which tokens are attended to.
+          deterministic: whether dropout is off.
+          slot: `[...]` the position that is read; the newest, 0, if None.
 
         Raises:
           ValueError: the number of heads does not divide D.
@@ -115,12 +119,17 @@ class WindowTransformer(nn.Module):
             )
         positions = jnp.asarray(sinusoidal_positions(length, width))
         positions = positions.reshape((1,) * (tokens.ndim - 2) + positions.shape)
-        tokens = Dropout(self.dropout)(tokens + positions, deterministic=deterministic)
-        read = slice(0, 1) if self.reads_newest else slice(length - 1, length)
-        if not self.reads_newest:
-            valid = jnp.ones_like(valid)
+        tokens = Dropout(self.dropout)(tokens + positions, deterministic)
         for layer in range(self.layers):
-            queries = tokens[..., read, :] if layer == self.layers - 1 else tokens
+            last = layer == self.layers - 1
+            queries = _at_slot(tokens, slot) if last else tokens
             encoder = EncoderLayer(self.heads, self.dropout)
             tokens = encoder(queries, tokens, valid, deterministic)
         return tokens[..., 0, :]
+
+
+def _at_slot(tokens: Array, slot: Array | None) -> Array:
+    """The token `[..., 1, D]` at `slot [...]`."""
+    if slot is None:
+        return tokens[..., :1, :]
+    return jnp.take_along_axis(tokens, slot[..., None, None], axis=-2)

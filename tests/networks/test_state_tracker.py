@@ -33,8 +33,8 @@ def params_of(kind, layers=2):
 
 
 @functools.cache
-def tracking(kind, **options):
-    return jax.jit(tracker_of(kind, **options).apply)
+def tracking(kind, acting=True, **options):
+    return jax.jit(functools.partial(tracker_of(kind, **options).apply, acting=acting))
 
 
 def history(items, rewards):
@@ -95,16 +95,28 @@ def test_transformer_matches_the_definition(layers, heads):
         np.testing.assert_allclose(state, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_published_readout_sees_empty_slots_and_reads_the_oldest():
+def test_published_readout_learns_in_padded_windows():
     params, batch = params_of("transformer", 2), histories()
+    apply = tracking("transformer", readout="published", acting=False)
 
-    states = tracking("transformer", readout="oldest_slot")(params, batch, SCALE)
-
-    for state, items, rewards in zip(states, *batch, strict=True):
+    for state, items, rewards in zip(apply(params, batch, SCALE), *batch, strict=True):
         tokens = slow_tokens(params, items, rewards)
         tokens += [np.zeros(ITEM_WIDTH + 1)] * (WINDOW - len(tokens))
         layers = params["WindowTransformer_0"]
         expected = reference.transformer(layers, tokens, heads=1, reads=-1)
+        np.testing.assert_allclose(state, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_published_readout_acts_on_the_oldest_token_of_what_is_there():
+    params, batch = params_of("transformer", 2), histories()
+    apply = tracking("transformer", readout="published", acting=True)
+
+    for state, items, rewards in zip(apply(params, batch, SCALE), *batch, strict=True):
+        tokens = slow_tokens(params, items, rewards)
+        layers = params["WindowTransformer_0"]
+        expected = reference.transformer(layers, tokens, heads=1, reads=-1)
+        if len(tokens) == 1:  # the first state is the start token, with reward 1
+            expected = [*tokens[0][:-1], 1.0]
         np.testing.assert_allclose(state, expected, rtol=1e-4, atol=1e-5)
 
 
