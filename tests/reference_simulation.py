@@ -41,7 +41,7 @@ def leaves_by_distance(
 
 
 def newest_first(values: Sequence[Any], start: Any, nothing: Any, slots: int) -> list:
-    """A history of `slots`: the newest value first, then the start token, then nothing."""
+    """A history of `slots`: newest value first, then the start token, then nothing."""
     return ([*reversed(values), start] + [nothing] * slots)[:slots]
 
 
@@ -49,7 +49,7 @@ def newest_first(values: Sequence[Any], start: Any, nothing: Any, slots: int) ->
 
 
 def entropy_dictionary(walks: Sequence[Sequence[int]], order: int) -> dict:
-    """Sorted last items -> normalised entropy of the next one; a walk is a user's log."""
+    """Sorted last items -> normalised entropy of the next; a walk is a user's log."""
     following = collections.defaultdict(collections.Counter)
     for walk in walks:
         for end in range(order, len(walk)):
@@ -164,7 +164,9 @@ def neighbour_cosine(
     reduce = {"min": min, "avg": mean, "max": max}[reduction]
     for user in range(len(prediction)):
         near = nearest(signatures, user, k, include_self=True)
-        result[user] = reduce([1 - cosine(signatures[user], signatures[o]) for o in near])
+        result[user] = reduce(
+            [1 - cosine(signatures[user], signatures[o]) for o in near]
+        )
     return result
 
 
@@ -181,6 +183,77 @@ def reward_bounds(
     low = prediction.min() - lambda_u * variance.max() + lambda_e * sum(lowest)
     high = prediction.max() - lambda_u * variance.min() + lambda_e * sum(highest)
     return float(low), float(high)
+
+
+class Simulator:
+    """What recommendations pay, one turn of all sessions after another.
+
+    A recommendation is (user, item, past items, reference users); `static` and
+    `uncertainty` answer where a method has no references or no dynamic penalty.
+    """
+
+    def __init__(
+        self,
+        *,
+        base: np.ndarray,
+        static: np.ndarray,
+        uncertainty: np.ndarray,
+        feedback: np.ndarray,
+        entropy: Mapping,
+        orders: Sequence[int],
+        lambda_u: float,
+        lambda_e: float,
+        floor: float,
+        shift: float,
+        dynamic: bool = False,
+        overwrite: bool = False,
+    ):
+        self.base, self.static, self.uncertainty = base, static, uncertainty
+        self.feedback, self.entropy, self.orders = feedback, entropy, orders
+        self.lambda_u, self.lambda_e = lambda_u, lambda_e
+        self.floor, self.shift = floor, shift
+        self.dynamic, self.overwrite = dynamic, overwrite
+        self.stored: dict[tuple[int, int], float] = {}
+
+    def turn(self, recommendations: Sequence[tuple]) -> tuple[list, list]:
+        """The estimates and the shaped rewards, both before anything is stored."""
+        estimates, rewards = [], []
+        for user, item, past, picked in recommendations:
+            estimate = self._estimate(user, item, picked)
+            penalty = self.lambda_u * self._uncertainty(user, item, picked, estimate)
+            bonus = entropy_bonus(item, past, self.entropy, self.orders)
+            estimates.append(estimate)
+            rewards.append(estimate - penalty + self.lambda_e * bonus - self.shift)
+        together = collections.defaultdict(list)
+        for (user, item, _, _), estimate in zip(
+            recommendations, estimates, strict=True
+        ):
+            together[user, item].append(estimate)
+        self.stored |= {cell: mean(values) for cell, values in together.items()}
+        return estimates, rewards
+
+    def _latest(self, user: int, item: int) -> float:
+        return self.stored.get((user, item), float(self.base[user, item]))
+
+    def _estimate(self, user: int, item: int, picked: Sequence[int] | None) -> float:
+        if picked is None:
+            return float(self.static[user, item])
+        if self.overwrite:
+            return mean([self._latest(pick, item) for pick in picked])
+        return mean([self.base[pick, item] for pick in picked])
+
+    def _uncertainty(
+        self, user: int, item: int, picked: Sequence[int] | None, estimate: float
+    ) -> float:
+        if not self.dynamic or picked is None:
+            return float(self.uncertainty[user, item])
+        return dynamic_uncertainty(
+            estimate,
+            self._latest(user, item),
+            similarity_gains(user, picked, self.feedback),
+            diversity_gains(picked, self.feedback),
+            self.floor,
+        )
 
 
 # --- learning -------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def make_state_tracker(
       `init(key, item_vectors [I, D-1]) -> params`, which starts from the world model's
       item vectors unless `config.fresh_items`, and
       `apply(params, observation, scale, dropout_key=None, acting=True) -> state [D]`;
-      without a key there is no dropout. `acting` matters to the published readout alone.
+      without a key there is no dropout; `acting` is for the published readout alone.
     """
     module = StateTracker(config, num_items, item_width)
 

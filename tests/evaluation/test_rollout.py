@@ -1,0 +1,251 @@
+"""rollout.py of evaluation: the three modes, and who is evaluated how."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from darlr_jax.evaluation import rollout
+from darlr_jax.evaluation.rollout import MODES, episode, evaluate, evaluation_tables
+from darlr_jax.simulation.tables import environment_params
+from tests import reference_simulation as reference
+from tests.simulation.worlds import assemble, first_state, tiny, tiny_dataset
+
+FB, NX_0, NX_10 = MODES
+RULES = {
+    "environment__exit_rule": "tags",
+    "environment__exit_threshold": 1.0,
+    "environment__exit_window": 2,
+    "dataset__num_items": 14,
+}
+
+
+@functools.cache
+def compiled_episodes(config, mode):
+    program = assemble(config).program
+    run = functools.partial(
+        episode, mode=mode, networks=program.recommender, config=config
+    )
+
+    def episodes(params, users, keys, tables):
+        run_one = functools.partial(run, params, tables=tables)
+        return jax.vmap(run_one, out_axes=1)(users, keys)
+
+    return jax.jit(episodes)
+
+
+def episodes(config, mode, count=60, params=None, seed=0):
+    """Episodes of users 0, 1, ... as lists of (item, reward); and the users."""
+    experiment = assemble(config)
+    users = np.arange(count) % config.dataset.num_users
+    params = first_state(config).recommender.params if params is None else params
+    found = compiled_episodes(config, mode)(
+        params,
+        jnp.asarray(users),
+        jax.random.split(jax.random.key(seed), count),
+        experiment.evaluation,
+    )
+    found = jax.tree.map(np.asarray, found)
+    lengths = found.weights.sum(axis=0).astype(int)
+    for column, length in enumerate(lengths):  # real steps come first
+        assert found.weights[:length, column].all()
+        assert not found.rewards[length:, column].any()
+    return [
+        list(
+            zip(
+                found.items[:length, b].tolist(),
+                found.rewards[:length, b].tolist(),
+                strict=True,
+            )
+        )
+        for b, length in enumerate(lengths)
+    ], users
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+def test_episodes_pay_the_truth_and_end_by_the_rules(mode):
+    config = tiny(**RULES, environment__max_turn=6)
+    dataset = tiny_dataset(config.dataset)
+    tags = [set(np.flatnonzero(row).tolist()) for row in dataset.item_tags]
+    found, users = episodes(config, mode)
+    repeats, lengths = 0, set()
+    for user, steps in zip(users, found, strict=True):
+        items = [item for item, _ in steps]
+        repeats += len(items) - len(set(items))
+        lengths.add(len(items))
+        assert [paid for _, paid in steps] == dataset.true_reward[user, items].tolist()
+        exits = [
+            reference.leaves_by_tags(
+                item, reference.looked_at(items[:t], 2, True), tags, 1
+            )
+            for t, item in enumerate(items)
+        ]
+        if mode.exits:
+            assert not any(exits[:-1])
+            assert exits[-1] or len(items) == 6
+    assert (repeats > 0) == (mode is FB)  # NX never shows an item twice
+    if mode is NX_10:
+        assert lengths == {10}  # whatever the rule and the turns of the environment
+    else:
+        assert min(lengths) < 6 == max(lengths)
+
+
+def test_ten_turns_are_ten_where_the_environment_has_more():
+    config = tiny(dataset__num_items=14, environment__max_turn=12)
+    assert {len(steps) for steps in episodes(config, NX_10)[0]} == {10}
+    assert {len(steps) for steps in episodes(config, NX_0)[0]} == {12}
+
+
+def test_evaluation_draws_by_the_policy_and_without_dropout():
+    """A policy that prefers one item beyond doubt shows it, or the next best one."""
+    config = tiny(dataset__num_items=14, tracker__kind="transformer")
+    params = first_state(config).recommender.params
+    bias = jnp.arange(14.0) * 50
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: bias if _is_actor_bias(path) else leaf * 0, params
+    )
+    for mode, shown in ((FB, [13] * 5), (NX_0, [13, 12, 11, 10, 9])):
+        for steps in episodes(config, mode, count=3, params=params)[0]:
+            assert [item for item, _ in steps] == shown
+
+
+def _is_actor_bias(path):
+    name = jax.tree_util.keystr(path)
+    return "actor'" in name and "'bias'" in name
+
+
+# --- who is evaluated -----------------------------------------------------------------
+
+
+@functools.cache
+def compiled_evaluate(config):
+    networks = assemble(config).program.recommender
+    return jax.jit(functools.partial(evaluate, networks=networks, config=config))
+
+
+def evaluation(config, params_seed=0, key=0, **tables):
+    """All metrics as numbers, of an untrained policy."""
+    truth = assemble(config).evaluation._replace(**tables)
+    params = first_state(config, params_seed).recommender.params
+    found = compiled_evaluate(config)(params, jax.random.key(key), truth)
+    return {name: float(value) for name, value in found.items()}
+
+
+def test_every_metric_of_every_mode_is_there():
+    found = evaluation(tiny(**RULES))
+    metrics = ("R_tra", "len_tra", "R_each", "CV", "CV_turn", "MCD", "all_users_R_tra")
+    expected = {f"{mode.name}_{metric}" for mode in MODES for metric in metrics}
+    assert set(found) == expected
+    without = evaluation(tiny(**RULES, evaluation__all_users=False))
+    assert set(without) == {name for name in expected if "all_users" not in name}
+    for name in without:
+        assert without[name] == found[name]
+
+
+def test_all_users_share_common_random_numbers():
+    config = tiny(**RULES)
+    first, second = evaluation(config, key=1), evaluation(config, key=2)
+    for mode in MODES:
+        name = f"{mode.name}_all_users_R_tra"
+        assert first[name] == second[name]
+        assert first[f"{mode.name}_R_tra"] != second[f"{mode.name}_R_tra"]
+    other = evaluation(config, params_seed=1)
+    assert other["FB_all_users_R_tra"] != first["FB_all_users_R_tra"]
+
+
+def test_all_users_are_every_user_once():
+    config = tiny()  # five turns; what a user pays tells who she is
+    levels = jnp.asarray(2.0 ** np.arange(12), jnp.float32)
+    pays = jnp.broadcast_to(levels[:, None], (12, 10))
+    found = evaluation(config, true_reward=pays)
+    assert found["FB_all_users_R_tra"] == pytest.approx(5 * float(levels.mean()))
+    assert found["NX_10_all_users_R_tra"] == pytest.approx(10 * float(levels.mean()))
+
+
+def test_the_same_key_draws_the_same_users_whatever_the_method():
+    pays = jnp.broadcast_to(jnp.asarray(2.0 ** np.arange(12))[:, None], (12, 10))
+    methods = [
+        tiny("mbpo"),
+        tiny("darlr", tracker__kind="transformer"),
+    ]
+    drawn = [
+        [evaluation(config, seed, key, true_reward=pays)["FB_R_tra"] for key in (1, 2)]
+        for seed, config in enumerate(methods)
+    ]
+    assert drawn[0] == drawn[1]
+    assert drawn[0][0] != drawn[0][1]
+
+
+def test_users_evaluated_in_blocks_are_evaluated_alike(monkeypatch):
+    config = tiny(**RULES)
+    whole = evaluation(config)
+    monkeypatch.setattr(rollout, "_USERS_AT_ONCE", 5)  # 12 users: 5 + 5 + 2
+    networks = assemble(config).program.recommender
+    blocks = jax.jit(functools.partial(evaluate, networks=networks, config=config))
+    params = first_state(config).recommender.params
+    found = blocks(params, jax.random.key(0), assemble(config).evaluation)
+    for name, value in whole.items():
+        assert float(found[name]) == pytest.approx(value, rel=1e-6)
+
+
+# --- the anchors of Coat --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def coat(data_dir):
+    from darlr_jax.data import coat as coat_lib
+
+    return coat_lib.load(data_dir)
+
+
+def _top(matrix, count):
+    return np.sort(matrix, axis=-1)[..., -count:].sum(axis=-1)
+
+
+@pytest.mark.data
+def test_rankings_of_the_true_matrix_of_coat(coat):
+    truth = coat.true_reward.astype(np.float64)
+    assert truth.mean() == pytest.approx(2.2337, abs=5e-5)
+    assert _top(truth, 30).mean() == pytest.approx(88.15, abs=0.005)  # oracle
+    assert _top(truth, 10).mean() == pytest.approx(31.00, abs=0.005)
+    assert _top(truth.mean(axis=0), 30) == pytest.approx(84.11, abs=0.005)  # common
+    assert 30 * truth.max(axis=1).mean() == pytest.approx(100.66, abs=0.005)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("mode", "published"), [(NX_0, 67.01), (NX_10, 22.34)])
+def test_a_uniform_policy_on_coat(coat, mode, published):
+    """All users, 20 times: the published number within four standard errors.
+
+    A session draws n of N items without replacement, so that its sum has the variance
+    n (N - n) / (N - 1) times that of the user's row; users are not drawn at all.
+    """
+    config = tiny(
+        environment__max_turn=30,
+        environment__exit_rule="distance",
+        environment__exit_threshold=0.0,
+        dataset__num_users=coat.num_users,
+        dataset__num_items=coat.num_items,
+    )
+    params = first_state(config).recommender.params
+    uniform = params._replace(
+        actor_critic=jax.tree.map(jnp.zeros_like, params.actor_critic)
+    )
+    tables = evaluation_tables(coat, environment_params(coat, config))
+    repeats, turns = 20, 10 if mode is NX_10 else 30
+    users = jnp.tile(jnp.arange(coat.num_users), repeats)
+    keys = jax.random.split(jax.random.key(0), len(users))
+    found = compiled_episodes(config, mode)(
+        uniform, users, keys, jax.tree.map(jnp.asarray, tables)
+    )
+    assert np.all(np.asarray(found.weights).sum(axis=0) == turns)
+    spread = coat.true_reward.astype(np.float64).var(axis=1).mean()
+    variance = spread * turns * (coat.num_items - turns) / (coat.num_items - 1)
+    error = np.sqrt(variance / len(users))
+    assert error < 0.06
+    score = np.asarray(found.rewards).sum(axis=0).mean()
+    assert score == pytest.approx(published, abs=4 * error + 0.005)

@@ -1,0 +1,110 @@
+"""presets.py, methods.py, experiment.py: every method on every data set."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from darlr_jax.config import ConfigError, replace, validate
+from darlr_jax.experiment import build_experiment, init_seeds, make_run_epoch
+from darlr_jax.methods import METHODS, get_method
+from darlr_jax.presets import DATASETS, preset
+from tests.simulation.worlds import (
+    SIZES,
+    assemble,
+    invented_world_model,
+    tiny,
+    tiny_dataset,
+)
+
+PAIRS = [(dataset, method) for dataset in DATASETS for method in METHODS]
+DATASET = tiny_dataset(tiny().dataset)
+
+
+@pytest.mark.parametrize(("dataset", "method"), PAIRS)
+def test_a_preset_is_the_row_of_its_method(dataset, method):
+    config = preset(dataset, method)
+    validate(config)
+    row = get_method(method)
+    assert (config.dataset.name, config.method) == (dataset, method)
+    assert config.reward.estimate == row.estimate
+    assert config.reward.uncertainty == row.uncertainty
+    assert config.reward.references == row.references
+    assert row.entropy or config.reward.lambda_e == 0
+    assert config.environment.max_turn == 30
+
+
+def built(dataset, method):
+    """A preset in tiny sizes on tiny data, its own choices kept."""
+    keep = ("environment.exit_rule", "tracker.kind")
+    sizes = {name: value for name, value in SIZES.items() if name not in keep}
+    sizes["evaluation.all_users"] = False
+    config = replace(preset(dataset, method), sizes)
+    return build_experiment(DATASET, invented_world_model(DATASET), config)
+
+
+@pytest.mark.parametrize(("dataset", "method"), PAIRS)
+def test_every_preset_builds(dataset, method):
+    experiment = built(dataset, method)
+    assert experiment.program.config.method == method
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(experiment.tables))
+
+
+# Tracing takes seconds: a method of each kind, and the rules of the other data set.
+KINDS = ("gt", "dorl", "roler", "darlr", "darlr_self")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "method"),
+    [("coat", method) for method in KINDS] + [("synthetic", "darlr")],
+)
+def test_every_kind_of_method_makes_a_program(dataset, method):
+    """Traced, not compiled: shapes and types fit from the tables to the metrics."""
+    experiment = built(dataset, method)
+    states = jax.eval_shape(lambda: init_seeds(experiment, [0, 1]))
+    epoch = make_run_epoch(experiment.program)
+    after, metrics = jax.eval_shape(epoch, states, *experiment[1:])
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), states
+    )
+    assert {value.shape for value in metrics.values()} == {(2,)}
+    assert {"epoch", "env_steps", "NX_0_R_tra", "recommender_total_loss"} <= set(
+        metrics
+    )
+    learned = METHODS[method].references == "learned"
+    assert ("selector_total_loss" in metrics) == learned
+    assert ("effective_users_picked" in metrics) == learned
+    has_references = METHODS[method].references != "none"
+    assert ("knn_overlap" in metrics) == has_references
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: preset("koat", "mbpo"), "no such data set; did you mean 'coat'"),
+        (lambda: preset("coat", "dalr"), "no such method; did you mean 'darlr'"),
+        (lambda: get_method("mopi"), "did you mean 'mopo'"),
+        (lambda: preset("zzzzzz", "mbpo"), "one of: coat, synthetic"),
+    ],
+)  # fmt: skip
+def test_unknown_names_get_the_nearest_one(call, message):
+    with pytest.raises(ConfigError) as error:
+        call()
+    assert message in str(error.value)
+
+
+def test_contradictions_are_refused_before_anything_is_built():
+    config = tiny("mbpo", reward__references="learned")
+    with pytest.raises(ConfigError, match="nothing uses the references"):
+        build_experiment(DATASET, invented_world_model(DATASET), config)
+
+
+def test_seeds_are_the_same_wherever_they_stand():
+    experiment = assemble(tiny())
+    several, alone = init_seeds(experiment, [3, 2**32 - 1]), init_seeds(experiment, [3])
+    for first, second in zip(
+        jax.tree.leaves(several.recommender), jax.tree.leaves(alone.recommender),
+        strict=True,
+    ):  # fmt: skip
+        np.testing.assert_array_equal(first[0], second[0])

@@ -1,0 +1,431 @@
+"""experiments.train: what a run leaves behind, how it continues, how it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from darlr_jax import config as config_lib
+from darlr_jax.presets import preset
+from darlr_jax.runs.checkpoint import Checkpointer
+from experiments import session
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+EPOCHS, SEEDS = 4, [0, 1]
+SETTINGS = (
+    "dataset.num_users=12",
+    "dataset.num_items=10",
+    "dataset.num_tags=4",
+    "dataset.num_clusters=3",
+    "dataset.log_density=0.4",
+    "world_model.embedding_dim=4",
+    "world_model.hidden=(8,)",
+    "world_model.members=2",
+    "world_model.epochs=1",
+    "world_model.batch_size=32",
+    "environment.max_turn=5",
+    "tracker.kind=average",
+    "recommender.hidden=(8,)",
+    "selector.k_sel=3",
+    "selector.width=8",
+    "reward.neighbours=3",
+    "training.environments=8",
+    "training.steps_per_epoch=80",
+    "training.batch_size=16",
+    "evaluation.episodes=6",
+)
+
+
+class Done(NamedTuple):
+    """A finished process."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(*arguments: str) -> Done:
+    """`python -m experiments.train` with these arguments alone."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "experiments.train", *arguments],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+            "PYTHONPATH": str(ROOT),
+        },
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def tiny(cache: pathlib.Path, *arguments: str) -> list[str]:
+    """Arguments of a run of seconds; later ones win."""
+    settings = [f"--set={setting}" for setting in SETTINGS]
+    return [*settings, f"--cache_dir={cache}", "--epochs=1", *arguments]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def finished(cache, tmp_path_factory):
+    """One run of two seeds and four epochs: its arguments, what it said, its files."""
+    workdir = tmp_path_factory.mktemp("runs") / "deep" / "run"
+    arguments = tiny(
+        cache,
+        f"--epochs={EPOCHS}",
+        "--seeds=0,1",
+        "--checkpoint_every=2",
+        f"--workdir={workdir}",
+    )
+    return arguments, run(*arguments), workdir
+
+
+def metrics_of(workdir: pathlib.Path) -> pd.DataFrame:
+    return pd.read_csv(workdir / "metrics.csv")
+
+
+def read_json(path: pathlib.Path):
+    return json.loads(path.read_text())
+
+
+# --- a run ----------------------------------------------------------------------------
+
+MODES = ("FB", "NX_0", "NX_10")
+PUBLISHED = ("R_tra", "len_tra", "R_each", "CV", "CV_turn", "MCD")
+
+
+def test_a_run_ends_with_a_table(finished):
+    _, done, workdir = finished
+    assert done.code == 0, done.err
+    assert "Traceback" not in done.err
+    assert "Warning" not in done.err
+    for word in ("R_tra", "MCD", "| FB", "| NX_0", "| NX_10", "2 seed(s), 4 epochs"):
+        assert word in done.out
+    assert str(workdir) in done.out
+    score = metrics_of(workdir).groupby("seed")["NX_0_R_tra"].mean().mean()
+    row = next(line for line in done.out.splitlines() if line.startswith("| NX_0 "))
+    assert float(row.split("|")[2]) == pytest.approx(score, abs=0.006)
+    for line in ("world model: epoch 1/1", "compiled in", "4/4", "steps/s", "ETA"):
+        assert line in done.err
+
+
+def test_a_run_leaves_its_files(finished):
+    _, _, workdir = finished
+    names = {path.name for path in workdir.iterdir()}
+    assert names == {
+        ".lock", "checkpoints", "config.json", "curves.png", "metrics.csv",
+        "metrics.jsonl", "run.json", "world_model.json",
+    }  # fmt: skip
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    config = config_lib.from_dict(read_json(workdir / "config.json"))
+    changes = config_lib.parse_overrides(SETTINGS) | {"training.epochs": EPOCHS}
+    assert config == config_lib.replace(preset("synthetic", "darlr"), changes)
+    record = read_json(workdir / "run.json")
+    assert record["status"] == "finished"
+    assert record["seeds"] == SEEDS
+    assert "--seeds=0,1" in record["command"]
+    assert record["compile_seconds"] > 0
+    assert record["run_seconds"] > 0
+    assert {"jax", "python", "darlr_jax"} <= set(record["versions"])
+    assert record["device"]["platform"] == "cpu"
+    assert len(record["data"]["synthetic"]) == 64
+    report = read_json(workdir / "world_model.json")["epochs"]
+    assert [row["epoch"] for row in report] == [0, 1]
+    assert {"held_out_mae", "held_out_mse", "held_out_ndcg_at_10"} <= set(report[1])
+
+
+def test_metrics_hold_what_was_asked_for(finished):
+    metrics = metrics_of(finished[2])
+    columns = metrics.columns.tolist()
+    expected = ["seed", "epoch", "env_steps", "seconds"]
+    expected += [f"{mode}_{metric}" for mode in MODES for metric in PUBLISHED]
+    expected += [f"{mode}_all_users_R_tra" for mode in MODES]
+    assert columns[: len(expected)] == expected
+    losses = {
+        f"{agent}_{term}_loss"
+        for agent in ("recommender", "selector")
+        for term in ("total", "policy", "value")
+    }
+    others = {
+        "shaped_reward", "penalty", "similarity", "diversity", "inflation",
+        "effective_users_picked", "knn_overlap", "recommender_entropy",
+        "selector_entropy", "uncertainty_first", "uncertainty_repeat",
+    }  # fmt: skip
+    assert losses | others <= set(columns)
+    rows = [(seed, epoch) for epoch in range(1, EPOCHS + 1) for seed in SEEDS]
+    assert list(metrics[["seed", "epoch"]].itertuples(index=False, name=None)) == rows
+    assert np.isfinite(metrics.to_numpy()).all()
+    steps = metrics.pivot(index="epoch", columns="seed", values="env_steps")
+    assert (steps.diff().iloc[1:] >= 80).all(axis=None)
+    with open(finished[2] / "metrics.csv", newline="") as stream:
+        cells = list(csv.reader(stream))[1:]
+    lines = (finished[2] / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [list(row) for row in rows] == [columns] * len(cells)
+    assert [list(map(float, row)) for row in cells] == [list(r.values()) for r in rows]
+
+
+def test_the_same_command_again_changes_nothing(finished):
+    arguments, first, workdir = finished
+    kept = ("metrics.csv", "metrics.jsonl", "config.json", "world_model.json")
+    before = {name: (workdir / name).read_bytes() for name in kept}
+    stored = sorted((workdir / "checkpoints").rglob("*"))
+    again = run(*arguments)
+    assert again.code == 0, again.err
+    assert again.out == first.out
+    assert f"continues after epoch {EPOCHS}" in again.err
+    assert "world model: reused" in again.err
+    assert {name: (workdir / name).read_bytes() for name in kept} == before
+    assert sorted((workdir / "checkpoints").rglob("*")) == stored
+    record = read_json(workdir / "run.json")
+    assert record["status"] == "finished"
+    assert len(record["earlier_sessions"]) >= 1
+
+
+# --- continuing, in this process ------------------------------------------------------
+
+
+def train(cache, workdir, epochs, **changes):
+    """The session of `finished`, for `epochs`."""
+    overrides = config_lib.parse_overrides(SETTINGS) | {"training.epochs": epochs}
+    config = config_lib.replace(preset("synthetic", "darlr"), overrides | changes)
+    session.train(
+        config,
+        SEEDS,
+        str(workdir),
+        data_dir=None,
+        cache_dir=cache,
+        resume="auto",
+        overwrite=False,
+        checkpoint_every=2,
+    )
+
+
+def assert_same_run(workdir, other):
+    """Metrics to the last bit, the time apart, and the digests of the checkpoints."""
+    first, second = (
+        pd.read_csv(path / "metrics.csv", dtype=str).drop(columns="seconds")
+        for path in (workdir, other)
+    )
+    pd.testing.assert_frame_equal(first, second)
+    assert _digests(workdir) == _digests(other)
+
+
+def _digests(workdir):
+    """What the checkpoint of the last epoch says of every array."""
+    checkpoints = Checkpointer(workdir / "checkpoints")
+    assert checkpoints.latest_epoch() == EPOCHS
+    leaves = checkpoints._orbax.metadata(EPOCHS).custom_metadata["leaves"]
+    checkpoints.close()
+    assert len(leaves) > 20
+    return leaves
+
+
+def test_a_run_stopped_twice_equals_one_that_was_not(
+    finished, cache, tmp_path, monkeypatch
+):
+    """First it is asked for one epoch alone, then a loss of epoch 4 is not a number.
+
+    The last checkpoint is that of epoch 2, so that epoch 3 is learned anew.
+    """
+    compiled = session._compile
+    workdir = tmp_path / "run"
+
+    def spoilt(experiment, states):
+        epoch, seconds = compiled(experiment, states)
+
+        def run_epoch(states, *tables):
+            states, metrics = epoch(states, *tables)
+            if metrics["epoch"][0] == 4:
+                loss = metrics["selector_total_loss"].at[1].set(math.nan)
+                metrics = metrics | {"selector_total_loss": loss}
+            return states, metrics
+
+        return run_epoch, seconds
+
+    monkeypatch.setattr(session, "plot_curves", lambda _: None)
+    train(cache, workdir, 1)
+    assert metrics_of(workdir)["epoch"].tolist() == [1, 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_compile", spoilt)
+        with pytest.raises(FloatingPointError) as error:
+            train(cache, workdir, EPOCHS)
+    assert str(error.value).startswith(
+        "selector_total_loss is nan in epoch 4, seed 1; the last checkpoint is intact"
+    )
+    assert metrics_of(workdir)["epoch"].max() == 3
+    assert read_json(workdir / "run.json")["status"] == "failed"
+    train(cache, workdir, EPOCHS)
+    assert_same_run(workdir, finished[2])
+
+
+# --- refusals -------------------------------------------------------------------------
+
+
+def assert_one_line(done, message):
+    """One line on standard error says what is wrong; nothing looks like a result."""
+    assert done.code == 1
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    errors = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert done.err.splitlines()[-1] == errors[0]
+    assert message in errors[0]
+
+
+def assert_nothing_written(workdir):
+    """At most the lock, so that the mended command can start there."""
+    assert not workdir.exists() or [p.name for p in workdir.iterdir()] in (
+        [],
+        [".lock"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--dataset=koat", "--dataset=koat: no such data set; did you mean 'coat'?"),
+        ("--method=dalr", "--method=dalr: no such method; did you mean 'darlr'?"),
+        ("--set=selector.k_sell=3", "did you mean 'selector.k_sel'?"),
+        ("--set=selector.k_sel=3.5", "selector.k_sel=3.5: expected a whole number"),
+        ("--set=selector.k_sel=0", "selector.k_sel=0: must be within"),
+        ("--set=recommender.discount=1e999", "must be within [0, 1]"),
+        ("--set=tracker.kind=averge", "did you mean 'average'?"),
+        ("--set=k_sel", "expected FIELD=VALUE"),
+        ("--set=method=mbpo", "use --method"),
+        ("--set=dataset.name=coat", "use --dataset"),
+        ("--set=reward.references=none", "need learned, random, nearest or self"),
+        ("--seeds=0,x", "--seeds: 'x' is no whole number"),
+        ("--seeds=0,-1", "--seeds: '-1' is no whole number"),
+        ("--seeds=0,4294967296", "no whole number below 2**32"),
+        ("--seeds=" + "9" * 5000, "no whole number below 2**32"),
+        ("--seeds=1,1", "expected distinct numbers"),
+        ("--seeds=", "expected distinct numbers"),
+        ("stray", "unexpected argument 'stray'"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_a_mistake_in_the_command_is_one_line(tmp_path, arguments, message):
+    workdir = tmp_path / "run"
+    done = run(arguments, f"--workdir={workdir}")
+    assert_one_line(done, message)
+    assert done.err.count("\n") == 1  # and it came before anything was loaded
+    assert_nothing_written(workdir)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["--epochs=0", "--epochs=many", "--resume=perhaps", "--nosuch=1"],
+)
+def test_a_flag_that_cannot_be_parsed_is_named(tmp_path, argument):
+    done = run(argument, f"--workdir={tmp_path / 'run'}")
+    assert done.code == 1
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    assert argument.partition("=")[0].strip("-") in done.err.splitlines()[0]
+    assert not (tmp_path / "run").exists()
+
+
+def broken_coat(folder: pathlib.Path) -> pathlib.Path:
+    """A data folder whose first file is Coat's in shape, with a word in line 7."""
+    rows = [" ".join(["0"] * 300)] * 290
+    rows[6] = rows[6].replace("0", "zero", 1)
+    (folder / "coat").mkdir(parents=True)
+    (folder / "coat" / "train.ascii").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_data_that_cannot_be_read_are_one_line(tmp_path):
+    workdir = tmp_path / "run"
+    command = ["--dataset=coat", "--method=mbpo", f"--workdir={workdir}"]
+    assert_one_line(run(*command), "give --data_dir=DIR where DIR/coat holds them")
+    missing = run(*command, f"--data_dir={tmp_path}")
+    assert_one_line(
+        missing, f"{tmp_path}/coat/train.ascii: no such file; it comes from"
+    )
+    broken = run(*command, f"--data_dir={broken_coat(tmp_path / 'broken')}")
+    assert_one_line(broken, f"{tmp_path}/broken/coat/train.ascii: line 7")
+    assert_nothing_written(workdir)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set=selector.k_sel=12"], "must be below the number of users (12)"),
+        (["--set=reward.neighbours=13"], "reward.neighbours=13: there are 12 users"),
+        (["--set=dataset.num_clusters=13"], "dataset.num_clusters=13: must not exceed"),
+        (["--method=roler", "--set=tracker.kind=transformer", "--set=tracker.heads=5"],
+         "tracker.heads=5"),
+        (["--resume=must"], "no run to resume"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)  # fmt: skip
+def test_what_does_not_fit_the_data_is_refused_before_a_run_begins(
+    cache, tmp_path, arguments, message
+):
+    workdir = tmp_path / "run"
+    done = run(*tiny(cache, f"--workdir={workdir}", *arguments))
+    assert_one_line(done, message)
+    assert_nothing_written(workdir)
+
+
+@pytest.mark.parametrize("flag", ["--workdir", "--cache_dir"])
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path, cache, flag):
+    (tmp_path / "file").write_text("")
+    below, workdir = tmp_path / "file" / "below", tmp_path / "run"
+    done = run(*tiny(cache, f"--workdir={workdir}", f"{flag}={below}"))
+    assert_one_line(done, str(below))
+    assert_nothing_written(workdir)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set=selector.k_sel=2"], "another experiment (selector.k_sel: 3 -> 2)"),
+        (["--seeds=0,2"], "holds another experiment (seeds: [0, 1] -> [0, 2])"),
+        (["--resume=never"], "holds a run already"),
+        (["--epochs=1"], "has 4 epochs already; --epochs is fewer"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)  # fmt: skip
+def test_another_command_leaves_a_finished_run_as_it_is(finished, arguments, message):
+    command, _, workdir = finished
+    names = ("config.json", "metrics.csv", "run.json", "world_model.json")
+    before = {name: (workdir / name).read_bytes() for name in names}
+    try:
+        assert_one_line(run(*command, *arguments), message)
+        assert {name: (workdir / name).read_bytes() for name in names} == before
+    finally:
+        for name, content in before.items():  # the other tests share this run
+            (workdir / name).write_bytes(content)
+
+
+def test_a_loss_that_is_really_not_finite_is_one_line(cache, tmp_path):
+    """Twelve layers at a learning rate of 10 overflow within one epoch."""
+    workdir = tmp_path / "run"
+    layers = f"--set=recommender.hidden={(64,) * 12}"
+    rate = "--set=recommender.learning_rate=10"
+    arguments = tiny(cache, "--method=mbpo", layers, rate, f"--workdir={workdir}")
+    done = run(*arguments)
+    assert_one_line(done, "nan in epoch 1, seed 0")
+    assert "learning_rate" in done.err.splitlines()[-1]
+    assert read_json(workdir / "run.json")["status"] == "failed"
+    assert (workdir / "metrics.csv").read_text() == ""

@@ -1,0 +1,163 @@
+"""tables.py: a method's tables against loops over users and items."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import chex
+import numpy as np
+import pytest
+
+from darlr_jax.config import ConfigError
+from darlr_jax.data import statistics
+from darlr_jax.simulation.tables import build_tables
+from tests import reference_simulation as reference
+from tests.simulation.worlds import invented_world_model, tiny, tiny_dataset
+
+DATASET = tiny_dataset(tiny().dataset)
+WORLD = invented_world_model(DATASET)
+NUM_USERS = DATASET.num_users
+
+
+def build(method="mbpo", dataset=DATASET, **changes):
+    return build_tables(dataset, WORLD, tiny(method, **changes))
+
+
+def close(found, expected):
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 5, NUM_USERS])
+@pytest.mark.parametrize("weights", ["mean", "cosine", "cosine_div", "cosine_norm"])
+def test_neighbour_reward(weights, k):
+    tables = build("roler", reward__neighbour_weights=weights, reward__neighbours=k)
+    expected = reference.neighbour_reward(
+        WORLD.prediction, WORLD.prediction, k, weights
+    )
+    close(tables.rewards.static, expected)
+
+
+def test_neighbours_by_logged_feedback():
+    tables = build("roler", reward__neighbour_signature="logged")
+    logged = statistics.logged_feedback(DATASET)
+    expected = reference.neighbour_reward(WORLD.prediction, logged, 3, "cosine_norm")
+    close(tables.rewards.static, expected)
+
+
+def test_one_neighbour_is_the_user_herself():
+    tables = build("roler", reward__neighbours=1, reward__neighbour_weights="cosine")
+    np.testing.assert_array_equal(tables.rewards.static, WORLD.prediction)
+
+
+def test_neighbour_variance_is_that_of_a_population():
+    tables = build("mopo", reward__uncertainty="neighbour_variance")
+    expected = reference.neighbour_variance(WORLD.prediction, WORLD.prediction, 3)
+    close(tables.rewards.uncertainty, expected)
+
+
+@pytest.mark.parametrize("reduction", ["min", "avg", "max"])
+def test_neighbour_cosine(reduction):
+    tables = build(
+        "mopo",
+        reward__uncertainty="neighbour_cosine",
+        reward__neighbour_cosine=reduction,
+    )
+    expected = reference.neighbour_cosine(
+        WORLD.prediction, WORLD.prediction, 3, reduction
+    )
+    close(tables.rewards.uncertainty, expected)
+
+
+def test_population_mean_is_the_same_for_everybody():
+    tables = build("population_mean")
+    for item in range(DATASET.num_items):
+        expected = reference.mean(WORLD.prediction[:, item])
+        close(tables.rewards.static[:, item], [expected] * NUM_USERS)
+
+
+def test_user_centred_removes_the_level_of_a_user():
+    tables = build("user_centred")
+    overall = reference.mean(WORLD.prediction.ravel())
+    for user, row in enumerate(WORLD.prediction):
+        expected = [value - reference.mean(row) + overall for value in row]
+        close(tables.rewards.static[user], expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "base", "static", "uncertainty"),
+    [
+        ("gt", DATASET.true_reward, DATASET.true_reward, None),
+        ("mbpo", WORLD.prediction, WORLD.prediction, None),
+        ("mopo", WORLD.prediction, WORLD.prediction, WORLD.variance),
+        ("dorl", WORLD.prediction, WORLD.prediction, WORLD.variance),
+        ("darlr", WORLD.prediction, WORLD.prediction, None),
+    ],
+)
+def test_which_table_a_method_reads(method, base, static, uncertainty):
+    rewards = build(method).rewards
+    np.testing.assert_array_equal(rewards.base, base)
+    np.testing.assert_array_equal(rewards.static, static)
+    expected = np.zeros_like(base) if uncertainty is None else uncertainty
+    np.testing.assert_array_equal(rewards.uncertainty, expected)
+    close(rewards.item_mean, [reference.mean(column) for column in base.T])
+
+
+def test_with_a_warm_up_the_static_table_is_that_of_the_neighbours():
+    warm = build("darlr", training__warm_up_epochs=1).rewards
+    np.testing.assert_array_equal(warm.static, build("roler").rewards.static)
+    np.testing.assert_array_equal(warm.base, WORLD.prediction)
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("kind", ["logged", "predicted", "embedding"])
+def test_feedback_vectors_and_their_cosines(kind, center):
+    tables = build("darlr", selector__feedback=kind, selector__center_feedback=center)
+    feedback = {
+        "logged": statistics.logged_feedback(DATASET),
+        "predicted": WORLD.prediction,
+        "embedding": WORLD.user_vectors,
+    }[kind].astype(np.float64)
+    feedback = feedback - center * feedback.mean(axis=0)
+    close(tables.users.feedback, feedback)
+    everybody = range(NUM_USERS)
+    for user in everybody:
+        cosines = [reference.cosine(feedback[user], feedback[v]) for v in everybody]
+        close(tables.users.similarity[user], cosines)
+    near = [reference.nearest(feedback, u, 3, include_self=False) for u in everybody]
+    assert tables.users.neighbours.tolist() == near
+
+
+def test_environment_gets_distances_only_where_the_exit_rule_needs_them():
+    assert build().env.item_distance.shape == (0, 0)
+    env = build(environment__exit_rule="distance", environment__exit_threshold=2.5).env
+    assert env.exit_threshold == 2.5
+    assert env.item_distance.shape == (DATASET.num_items,) * 2
+    first, second = DATASET.true_reward[:, 0], DATASET.true_reward[:, 1]
+    close(env.item_distance[0, 1], np.sqrt(np.sum((first - second) ** 2)))
+
+
+@pytest.mark.parametrize("method", ["darlr", "darlr_random", "darlr_nearest"])
+def test_a_user_cannot_have_herself_as_a_reference(method):
+    build(method, selector__k_sel=NUM_USERS - 1)
+    with pytest.raises(
+        ConfigError, match=r"selector\.k_sel=12: must be below .*\(12\)"
+    ):
+        build(method, selector__k_sel=NUM_USERS)
+
+
+def test_k_sel_does_not_matter_without_references():
+    tables = build("mbpo", selector__k_sel=1000)
+    assert tables.users.neighbours.shape == (NUM_USERS, NUM_USERS - 1)
+
+
+def test_more_neighbours_than_users_are_refused():
+    with pytest.raises(ConfigError, match=r"reward\.neighbours=13: there are 12 users"):
+        build("roler", reward__neighbours=NUM_USERS + 1)
+
+
+def test_true_ratings_reach_no_table_of_a_method_that_is_offline():
+    other = dataclasses.replace(DATASET, true_reward=DATASET.true_reward[::-1].copy())
+    for method in ("mbpo", "dorl", "roler", "darlr"):
+        before, after = build(method), build(method, dataset=other)
+        chex.assert_trees_all_equal(before, after)
