@@ -61,8 +61,9 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
     """Distinct whole numbers from 0 to 2**32 - 1. Raises ConfigError otherwise."""
     seeds = []
     for text in texts:
-        if not text.strip().isdecimal() or int(text) >= 2**32:
-            raise ConfigError(f"--seeds: {text!r} is no whole number below 2**32")
+        digits = text.strip()
+        if not digits.isdecimal() or len(digits) > 10 or int(digits) >= 2**32:
+            raise ConfigError(f"--seeds: {text!r:.60} is no whole number below 2**32")
         seeds.append(int(text))
     if not seeds or len(set(seeds)) != len(seeds):
         raise ConfigError(f"--seeds={','.join(texts)}: expected distinct numbers")
@@ -70,21 +71,31 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
 
 
 def cache_directory() -> pathlib.Path:
-    """--cache_dir, or the user's own cache folder."""
-    if CACHE_DIR.value is not None:
-        return pathlib.Path(CACHE_DIR.value)
+    """--cache_dir, or the user's own cache folder; created where it does not exist.
+
+    Raises:
+      ConfigError: it cannot be created.
+    """
     root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(root) / "darlr_jax"
+    path = pathlib.Path(CACHE_DIR.value or pathlib.Path(root) / "darlr_jax")
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"--cache_dir={path}: cannot be created ({error.strerror})"
+        ) from error
+    return path
 
 
 def configure_jax() -> None:
     """Quiet logs, errors instead of silent broadcasts, programs that stay compiled."""
+    cache = cache_directory()
     import jax
 
     logging.set_verbosity(logging.WARNING)  # orbax logs every step of a save
     jax.config.update("jax_numpy_rank_promotion", "raise")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        programs = cache_directory() / "programs"
+        programs = cache / "programs"
         programs.mkdir(parents=True, exist_ok=True, mode=0o700)
         jax.config.update("jax_compilation_cache_dir", str(programs))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

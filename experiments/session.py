@@ -21,7 +21,7 @@ from darlr_jax.experiment import (
     make_run_epoch,
 )
 from darlr_jax.runs.checkpoint import Checkpointer
-from darlr_jax.runs.directory import RunDirectory, RunError, write_json
+from darlr_jax.runs.directory import RunDirectory, write_json
 from darlr_jax.runs.plots import plot_curves
 from darlr_jax.runs.progress import Progress
 from darlr_jax.runs.results import load_metrics, run_table, to_markdown
@@ -114,8 +114,6 @@ def _train_epochs(
         states = checkpoints.restore(states)
         done = int(np.asarray(states.epoch)[0])
         _say(f"{run.path}: continues after epoch {done}")
-    if done > training.epochs:
-        raise RunError(f"{run.path}: has {done} epochs already; --epochs is fewer")
     writer.truncate_after(done)
     compiled, seconds = _compile(experiment, states)
     run.update(compile_seconds=seconds)

@@ -230,6 +230,18 @@ class RunDirectory:
                 "choose another --workdir, or --overwrite to replace it"
             )
 
+        done = self._epochs_done()
+        if done > config.training.epochs:
+            raise RunError(f"{self.path}: has {done} epochs already; --epochs is fewer")
+
+    def _epochs_done(self) -> int:
+        """The epoch of the last whole row of metrics.csv, 0 without any."""
+        if not self.metrics_csv.exists():
+            return 0
+        lines = self.metrics_csv.read_text(encoding="utf-8").split("\n")[:-1]
+        cells = lines[-1].split(",") if lines else []
+        return int(cells[1]) if len(cells) > 1 and cells[1].isdecimal() else 0
+
     def _remove_files(self) -> None:
         # Only what runs write: the user may keep notes beside them.
         shutil.rmtree(self.checkpoints, ignore_errors=True)

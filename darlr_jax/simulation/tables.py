@@ -180,7 +180,8 @@ def _neighbours(
 
 
 def check_sizes(dataset: Dataset, config: ExperimentConfig) -> None:
-    """Raises ConfigError where a field asks for more users than there are."""
+    """Raises ConfigError where a field does not fit the data, before any work."""
+    _check_heads(dataset, config)
     num_users = dataset.num_users
     if config.reward.references != "none" and config.selector.k_sel >= num_users:
         raise ConfigError(
@@ -190,4 +191,17 @@ def check_sizes(dataset: Dataset, config: ExperimentConfig) -> None:
     if config.reward.neighbours > num_users:
         raise ConfigError(
             f"reward.neighbours={config.reward.neighbours}: there are {num_users} users"
+        )
+
+
+def _check_heads(dataset: Dataset, config: ExperimentConfig) -> None:
+    slots = 1 + sum(feature.codes.shape[1] for feature in dataset.item_features)
+    dense = dataset.item_dense.shape[1]
+    width = config.world_model.embedding_dim * slots + dense + 1
+    heads = config.tracker.heads
+    if config.tracker.kind == "transformer" and width % heads:
+        divisors = [n for n in range(1, width + 1) if width % n == 0]
+        raise ConfigError(
+            f"tracker.heads={heads}: must divide the width of a token, {width} (item "
+            f"vector and reward): one of {', '.join(map(str, divisors))}"
         )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from darlr_jax.agents import recommender, references
-from darlr_jax.config import ConfigError, ExperimentConfig
+from darlr_jax.config import ExperimentConfig
 from darlr_jax.networks.selector import make_selector
 from darlr_jax.simulation import rewards
 from darlr_jax.types import (
@@ -44,14 +44,9 @@ class Program(NamedTuple):
 
 
 def build_program(config: ExperimentConfig, tables: SimulationTables) -> Program:
-    """Binds the configuration's choices; reads only the shapes of `tables`.
-
-    Raises:
-      ConfigError: the tracker's heads do not divide the width of its tokens.
-    """
+    """Binds the configuration's choices; reads only the shapes of `tables`."""
     num_items = tables.rewards.base.shape[1]
     item_width = tables.item_vectors.shape[1]
-    _check_heads(config, item_width + 1)
     networks = recommender.make_networks(config, num_items, item_width)
     network = None
     if config.reward.references == "learned":
@@ -67,16 +62,6 @@ def build_program(config: ExperimentConfig, tables: SimulationTables) -> Program
         estimate_reward=_reward_estimator(config),
         choose_references=_reference_chooser(config, network),
     )
-
-
-def _check_heads(config: ExperimentConfig, width: int) -> None:
-    heads = config.tracker.heads
-    if config.tracker.kind == "transformer" and width % heads:
-        divisors = [n for n in range(1, width + 1) if width % n == 0]
-        raise ConfigError(
-            f"tracker.heads={heads}: must divide the width of a token, {width} (item "
-            f"vector and reward): one of {', '.join(map(str, divisors))}"
-        )
 
 
 def coefficients_of(config: ExperimentConfig) -> Coefficients:

@@ -278,9 +278,13 @@ def record_estimates(
 ) -> Array:
     """Stores the estimates `[B]` of one turn in `previous [U, I]`.
 
-    Environments that hit one cell in the same turn store their mean: no result depends
-    on the order in which a scatter writes.
+    Environments that hit one cell in the same turn store their mean. They are sorted
+    first, so that not even its rounding depends on their order.
     """
+    order = jnp.lexsort((weights, items, users, values))
+    users, items, values, weights = (
+        leaf[order] for leaf in (users, items, values, weights)
+    )
     same = (users[:, None] == users[None, :]) & (items[:, None] == items[None, :])
     same = same * weights[None, :]
     means = (same @ values) / jnp.maximum(jnp.sum(same, axis=1), 1.0)

@@ -225,11 +225,11 @@ def _minibatch_step(
         metrics |= {f"selector_{k}": v for k, v in losses._asdict().items()}
         optimizer = program.selector_optimizer
         new_selector = _apply(learners.selector, grads, optimizer)
-    updated = Learners(new_recommender, new_selector, key)
+    agents = (new_recommender, new_selector)
     if can_end_early(config.environment):  # an empty minibatch must not move Adam
         keep = functools.partial(jnp.where, end > start)
-        updated = jax.tree.map(keep, updated, learners._replace(key=key))
-    return updated, metrics
+        agents = jax.tree.map(keep, agents, (learners.recommender, learners.selector))
+    return Learners(*agents, key), metrics
 
 
 def _weighted(batch: _AnyBatch, inside: Array, config: A2CConfig) -> _AnyBatch:

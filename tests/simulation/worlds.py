@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from darlr_jax import config as config_lib
 from darlr_jax.config import DatasetConfig, ExperimentConfig
 from darlr_jax.data import synthetic
-from darlr_jax.data.dataset import Dataset
+from darlr_jax.data.dataset import Dataset, InteractionLog
 from darlr_jax.experiment import Experiment, RunEpoch, build_experiment, make_run_epoch
 from darlr_jax.presets import preset
 from darlr_jax.training.program import init_state
@@ -49,7 +50,19 @@ def tiny(method: str = "mbpo", **changes: Any) -> ExperimentConfig:
 
 @functools.cache
 def tiny_dataset(config: DatasetConfig) -> Dataset:
-    return synthetic.generate(config)
+    """Generated, but for a log so long that the entropies of its items differ."""
+    dataset = synthetic.generate(config)
+    rng = np.random.default_rng(1)
+    users = np.repeat(np.arange(config.num_users, dtype=np.int32), 30)
+    popularity = 1 / np.arange(1, config.num_items + 1)
+    popularity /= popularity.sum()
+    log = InteractionLog(
+        users=users,
+        items=rng.choice(config.num_items, len(users), p=popularity).astype(np.int32),
+        labels=rng.integers(1, 6, len(users)).astype(np.float32),
+        times=np.arange(len(users)),
+    )
+    return dataclasses.replace(dataset, log=log)
 
 
 def logged_walks(dataset: Dataset) -> list[list[int]]:
