@@ -162,8 +162,8 @@ def test_seeds_do_not_see_each_other():
 @pytest.mark.xfail(
     strict=True,
     raises=jax.errors.KeyReuseError,
-    reason="the checker names the key carried by the scan over turns; every body splits "
-    "it and carries the fresh half, so this may be the checker's: to be settled",
+    reason="the checker names the key that the scan over turns carries; each turn "
+    "splits it and carries the fresh half, so it may be the checker's: to be settled",
 )
 def test_no_key_is_used_twice():
     """JAX's own checker over a whole epoch of both agents, dropout included."""
