@@ -7,6 +7,7 @@ rolled out without gradients and their stored actions re-evaluated in minibatche
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -72,6 +73,10 @@ def actor_critic_loss(
     The weights of a minibatch sum to one (`normalized_weights`), so the losses of its
     parts add up to its loss.
 
+    With `probability_floor` f, an action whose probability is outside [f, 1 - f] has no
+    policy gradient, so that a saturated policy rests (protocol 5: an effect of the
+    published library).
+
     Args:
       log_prob: `[M]` of the stored actions under the present parameters.
       value: `[M]` of the stored states, likewise.
@@ -84,6 +89,9 @@ def actor_critic_loss(
     chex.assert_rank([log_prob, value, entropy, target, advantage, weight], 1)
     chex.assert_equal_shape([log_prob, value, entropy, target, advantage, weight])
     target, advantage = jax.lax.stop_gradient((target, advantage))
+    if config.probability_floor:
+        floor = config.probability_floor
+        log_prob = jnp.clip(log_prob, math.log(floor), math.log1p(-floor))
     policy = -jnp.sum(weight * log_prob * advantage)
     value_error = jnp.sum(weight * (target - value) ** 2)
     mean_entropy = jnp.sum(weight * entropy)

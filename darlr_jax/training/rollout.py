@@ -63,8 +63,9 @@ def collect(
       Transitions `[T, B]`, and the store of previous estimates after them.
     """
     config = program.config
-    key, user_key = jax.random.split(key)
+    user_key, turn_key = jax.random.split(key)
     user_keys = jax.random.split(user_key, config.training.environments)
+    turn_keys = jax.random.split(turn_key, config.environment.max_turn)
     users = jax.vmap(environment.draw_user, (0, None))(user_keys, tables.env)
     reset = functools.partial(
         environment.reset,
@@ -73,9 +74,9 @@ def collect(
     )
     inputs = _rollout_inputs(state, tables, coefficients, program)
     turn = functools.partial(_turn, inputs=inputs, program=program)
-    carry = (jax.vmap(reset)(users), state.previous_estimates, key)
-    carry, transitions = lax.scan(turn, carry, None, config.environment.max_turn)
-    return transitions, carry[1]
+    carry = (jax.vmap(reset)(users), state.previous_estimates)
+    (_, previous), transitions = lax.scan(turn, carry, turn_keys)
+    return transitions, previous
 
 
 def state_reward_scale(tables: RewardTables, coefficients: Coefficients) -> RewardScale:
@@ -107,17 +108,16 @@ def _rollout_inputs(
 
 
 def _turn(
-    carry: tuple[EnvState, Array, Key],
-    _: None,
+    carry: tuple[EnvState, Array],
+    key: Key,
     *,
     inputs: RolloutInputs,
     program: Program,
-) -> tuple[tuple[EnvState, Array, Key], Transition]:
-    """One turn of all environments."""
-    state, previous, key = carry
+) -> tuple[tuple[EnvState, Array], Transition]:
+    """One turn of all environments. The key is consumed."""
+    state, previous = carry
     config = program.config
-    key, turn_key = jax.random.split(key)
-    keys = jax.random.split(turn_key, state.user.shape[0])
+    keys = jax.random.split(key, state.user.shape[0])
     recommend = functools.partial(_recommend, inputs=inputs, program=program)
     transition = jax.vmap(recommend, (0, 0, None))(state, keys, previous)
     step = functools.partial(environment.step, config=config.environment)
@@ -133,7 +133,7 @@ def _turn(
             transition.weight,
         )
     transition = transition._replace(discount=following.discount)
-    return (following, previous, key), transition
+    return (following, previous), transition
 
 
 def _recommend(

@@ -159,20 +159,20 @@ def test_seeds_do_not_see_each_other():
     chex.assert_trees_all_equal(values_of(states.recommender), expected)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=jax.errors.KeyReuseError,
-    reason="the checker names the key that the scan over turns carries; each turn "
-    "splits it and carries the fresh half, so it may be the checker's: to be settled",
-)
 def test_no_key_is_used_twice():
     """JAX's own checker over a whole epoch of both agents, dropout included."""
     experiment = assemble(DARLR)
     state = first_state(DARLR)
-    with jax.enable_checks(True), jax.debug_key_reuse(True):
+    clone = jax.random.clone  # the cached state is not ours to consume
+    state = state.replace(
+        key=clone(state.key), evaluation_key=clone(state.evaluation_key)
+    )
+    with jax.debug_key_reuse(True):
         epoch = jax.jit(functools.partial(train_epoch, program=experiment.program))
-        state, _ = epoch(state, experiment.tables, experiment.coefficients)
-    assert state.epoch == 1
+        following, _ = epoch(state, experiment.tables, experiment.coefficients)
+        assert following.epoch == 1
+        with pytest.raises(jax.errors.KeyReuseError, match="Previously-consumed"):
+            epoch(state, experiment.tables, experiment.coefficients)
 
 
 # --- an epoch -------------------------------------------------------------------------
