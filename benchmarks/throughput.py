@@ -94,9 +94,10 @@ def data_config(config: ExperimentConfig) -> config_lib.DatasetConfig:
     if cli.DATA_DIR.value is not None or name not in _TWINS:
         return config.dataset
     users, items, density = _TWINS[name]
-    return config_lib.DatasetConfig(
-        name="synthetic", num_users=users, num_items=items, log_density=density
+    sizes = config_lib.SyntheticConfig(
+        num_users=users, num_items=items, log_density=density
     )
+    return config_lib.DatasetConfig(name="synthetic", synthetic=sizes)
 
 
 def time_world_model(dataset: Any, config: ExperimentConfig) -> tuple[Any, float]:

@@ -35,16 +35,77 @@ _LARGE = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
-class DatasetConfig:
-    """Which feedback is loaded. The sizes below apply to `synthetic` alone."""
+class SyntheticConfig:
+    """The generated data set `synthetic`."""
 
-    name: str = "synthetic"
     num_users: int = between(2, _LARGE, default=200)
     num_items: int = between(2, _LARGE, default=120)
     num_tags: int = between(1, 1000, default=12)
     num_clusters: int = between(1, _LARGE, default=6)
     log_density: float = between(0.001, 1.0, default=0.15)
     seed: int = between(0, _LARGE, default=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class KuaiRecConfig:
+    """KuaiRec: how a watch ratio becomes a label and a reward (protocol 1.3)."""
+
+    label: str = one_of("gaussian", "maxmin", default="gaussian")  # per video
+    label_statistics: str = one_of("both", "log", default="both")  # published: both
+    label_cap: float = between(0.0, _LARGE, default=10.0)
+    reward_cap: float = between(0.0, _LARGE, default=5.0)  # watch ratio that pays most
+    missing_reward: str = one_of("zero", "item_mean", default="zero")  # unseen cells
+    repeated_rows: str = one_of("keep", "mean", default="keep")  # published: keep
+
+
+@dataclasses.dataclass(frozen=True)
+class KuaiRandConfig:
+    """KuaiRand-Pure: which signal is learned and paid (protocol 1.4)."""
+
+    label: str = one_of("is_click", "is_like", "long_view", default="is_click")
+
+
+@dataclasses.dataclass(frozen=True)
+class CsvConfig:
+    """A user's own files and the names of their columns; empty means "has none"."""
+
+    log: str = ""  # path of the interaction log
+    user: str = "user_id"
+    item: str = "item_id"
+    reward: str = "rating"
+    time: str = ""
+    separator: str = ","
+    item_features: str = ""  # path: item column, then one column a category
+    item_tags: str = ""  # column of `item_features` with tags, separated by "|"
+    user_features: str = ""  # path: user column, then one column a category
+    test_log: str = ""  # path: held-out interactions, columns as `log`
+    test_share: float = between(0.0, 0.9, default=0.2)  # of the log, without a test log
+    full_matrix: str = ""  # path: the reward of every (user, item), columns as `log`
+
+
+@dataclasses.dataclass(frozen=True)
+class CompletionConfig:
+    """The test matrix where its publisher gives none: matrix factorisation (ours)."""
+
+    ranks: tuple[int, ...] = between(1, 1024, default=(4, 16))
+    regularisation: tuple[float, ...] = between(0.0, _LARGE, default=(3.0, 10.0, 30.0))
+    sweeps: int = between(1, 10000, default=10)  # over users and items in turn
+    held_out_share: float = between(0.01, 0.5, default=0.1)  # decides rank and lambda
+    seed: int = between(0, _LARGE, default=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+    """Which feedback is loaded, and how it is prepared."""
+
+    name: str = "synthetic"
+    twin: bool = False  # generated files of the official form instead of the official
+    twin_scale: float = between(1e-4, 1.0, default=0.02)  # share of the official counts
+    synthetic: SyntheticConfig = SyntheticConfig()
+    kuairec: KuaiRecConfig = KuaiRecConfig()
+    kuairand: KuaiRandConfig = KuaiRandConfig()
+    csv: CsvConfig = CsvConfig()
+    completion: CompletionConfig = CompletionConfig()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,11 +38,11 @@ def tiny_config() -> config_lib.ExperimentConfig:
     return config_lib.replace(
         config_lib.ExperimentConfig(),
         {
-            "dataset.num_users": 20,
-            "dataset.num_items": 24,
-            "dataset.num_tags": 4,
-            "dataset.num_clusters": 3,
-            "dataset.log_density": 0.3,
+            "dataset.synthetic.num_users": 20,
+            "dataset.synthetic.num_items": 24,
+            "dataset.synthetic.num_tags": 4,
+            "dataset.synthetic.num_clusters": 3,
+            "dataset.synthetic.log_density": 0.3,
             "world_model.embedding_dim": 4,
             "world_model.hidden": (8,),
             "world_model.members": 2,

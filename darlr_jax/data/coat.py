@@ -88,10 +88,12 @@ def _read_ratings(path: Path, *, low: int, origin: str) -> np.ndarray:
 def _to_log(ratings: np.ndarray) -> InteractionLog:
     """The rated cells in (user, item) order, the only order there is."""
     users, items = np.nonzero(ratings)
+    rated = ratings[users, items].astype(np.float32)
     return InteractionLog(
         users=users.astype(np.int32),
         items=items.astype(np.int32),
-        labels=ratings[users, items].astype(np.float32),
+        labels=rated,
+        rewards=rated,
         times=None,
     )
 

@@ -22,6 +22,7 @@ class InteractionLog:
     users: np.ndarray  # [N] int32
     items: np.ndarray  # [N] int32
     labels: np.ndarray  # [N] float32, what the world model predicts
+    rewards: np.ndarray  # [N] float32, the same feedback in the unit of `true_reward`
     times: np.ndarray | None  # [N] int64 seconds, None where the source has no order
 
     def __len__(self) -> int:

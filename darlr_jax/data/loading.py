@@ -41,7 +41,7 @@ def _load_coat(config: DatasetConfig, data_dir: str | None) -> Dataset:
 
 def _generate(config: DatasetConfig, data_dir: str | None) -> Dataset:
     del data_dir  # There is nothing to read.
-    return synthetic.generate(config)
+    return synthetic.generate(config.synthetic)
 
 
 _LOADERS: dict[str, Callable[[DatasetConfig, str | None], Dataset]] = {
@@ -148,6 +148,7 @@ def _check_log(name: str, log: InteractionLog, users: int, items: int) -> None:
     _check_ids(f"{name}.users", log.users, users, rows)
     _check_ids(f"{name}.items", log.items, items, rows)
     _check_array(f"{name}.labels", log.labels, np.float32, rows)
+    _check_array(f"{name}.rewards", log.rewards, np.float32, rows)
     if log.times is not None:
         _check_array(f"{name}.times", log.times, np.int64, rows)
 

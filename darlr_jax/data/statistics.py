@@ -222,7 +222,7 @@ def logged_feedback(dataset: Dataset) -> np.ndarray:
     known = row >= 0
     feedback = np.zeros(dataset.num_users * dataset.num_logged_items, np.float32)
     cells = row[known] * dataset.num_logged_items + log.items[known]
-    np.add.at(feedback, cells, log.labels[known])
+    np.add.at(feedback, cells, log.rewards[known])
     return feedback.reshape(dataset.num_users, dataset.num_logged_items)
 
 

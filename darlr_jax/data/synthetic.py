@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from darlr_jax.config import DatasetConfig
+from darlr_jax.config import SyntheticConfig
 from darlr_jax.data import statistics
 from darlr_jax.data.dataset import (
     CategoricalFeature,
@@ -67,7 +67,7 @@ class _Items(NamedTuple):
     wander: np.ndarray  # [I] how freely users depart from that
 
 
-def generate(config: DatasetConfig) -> Dataset:
+def generate(config: SyntheticConfig) -> Dataset:
     """Generates the data set `synthetic`; the same `config` gives the same arrays.
 
     Args:
@@ -108,30 +108,30 @@ def generate(config: DatasetConfig) -> Dataset:
     )
 
 
-def _num_rows(config: DatasetConfig) -> tuple[int, int]:
+def _num_rows(config: SyntheticConfig) -> tuple[int, int]:
     """The rows of the log and, about a third as many, of the held-out part."""
     if config.num_clusters > config.num_users:
         raise DataError(
-            f"dataset.num_clusters={config.num_clusters}: must not exceed "
-            f"dataset.num_users={config.num_users}"
+            f"dataset.synthetic.num_clusters={config.num_clusters}: must not exceed "
+            f"dataset.synthetic.num_users={config.num_users}"
         )
     cells = config.num_users * config.num_items
     logged = round(config.log_density * cells)
     if not 1 <= logged < cells:
         raise DataError(
-            f"dataset.log_density={config.log_density:g}: logs {logged} of the {cells} "
-            "cells; at least one must be logged and one left to hold out"
+            f"dataset.synthetic.log_density={config.log_density:g}: logs {logged} of "
+            f"the {cells} cells; at least one must be logged and one left to hold out"
         )
     return logged, min(max(1, logged // 3), cells - logged)
 
 
-def _fingerprint(config: DatasetConfig) -> str:
+def _fingerprint(config: SyntheticConfig) -> str:
     """The sha256 of all that decides what is generated."""
     recipe = {"version": GENERATOR_VERSION, **dataclasses.asdict(config)}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
-def _draw_items(rng: np.random.Generator, config: DatasetConfig) -> _Items:
+def _draw_items(rng: np.random.Generator, config: SyntheticConfig) -> _Items:
     tags = _draw_tags(rng, config.num_items, config.num_tags)
     has_tag = (tags[:, :, None] == np.arange(config.num_tags)).any(axis=1)
     duration = rng.lognormal(size=config.num_items)
@@ -166,7 +166,7 @@ def _draw_affinity(
     rng: np.random.Generator,
     items: _Items,
     clusters: np.ndarray,
-    config: DatasetConfig,
+    config: SyntheticConfig,
 ) -> np.ndarray:
     """[U, I] how much a user likes an item, in stars around the average."""
     share = items.has_tag / np.sqrt(items.has_tag.sum(axis=1, keepdims=True))
@@ -213,9 +213,11 @@ def _draw_log(
     order += items.wander[seen] * rng.normal(size=len(cells))
     rated = _rate(cells[np.lexsort((order, users))], true_reward)
     noise = rng.normal(scale=LABEL_NOISE, size=len(cells))
+    stars = _to_stars(rated.labels + noise)
     return dataclasses.replace(
         rated,
-        labels=_to_stars(rated.labels + noise),
+        labels=stars,
+        rewards=stars,
         times=_draw_times(rng, rated.users),
     )
 
@@ -236,6 +238,7 @@ def _rate(cells: np.ndarray, true_reward: np.ndarray) -> InteractionLog:
         users=users.astype(np.int32),
         items=items.astype(np.int32),
         labels=true_reward[users, items],
+        rewards=true_reward[users, items],
         times=None,
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from darlr_jax.config import DatasetConfig
+from darlr_jax.config import SyntheticConfig
 from darlr_jax.data import coat, synthetic
 from darlr_jax.data.dataset import Dataset
 
@@ -45,4 +45,4 @@ def real_data_dir() -> Path:
 @pytest.fixture(scope="session")
 def dataset() -> Dataset:
     """A synthetic data set of the default size. Not to be modified."""
-    return synthetic.generate(DatasetConfig())
+    return synthetic.generate(SyntheticConfig())

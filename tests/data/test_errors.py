@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from darlr_jax.config import DatasetConfig
+from darlr_jax.config import DatasetConfig, SyntheticConfig
 from darlr_jax.data import coat, loading, statistics, synthetic, text
 from darlr_jax.data.dataset import DataError
 
@@ -163,14 +163,14 @@ def test_coat_without_a_folder(data_dir):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"log_density": 1.0}, "dataset.log_density=1: logs 24000 of the 24000 cells"),
+        ({"log_density": 1.0}, "log_density=1: logs 24000 of the 24000 cells"),
         ({"num_users": 2, "num_items": 2, "num_clusters": 1, "log_density": 0.001},
-         "dataset.log_density=0.001: logs 0 of the 4 cells"),
-        ({"num_clusters": 201}, "dataset.num_clusters=201: must not exceed"),
+         "dataset.synthetic.log_density=0.001: logs 0 of the 4 cells"),
+        ({"num_clusters": 201}, "dataset.synthetic.num_clusters=201: must not exceed"),
     ],
 )  # fmt: skip
 def test_sizes_that_cannot_be_generated(changes, expected):
-    config = DatasetConfig(**changes)
+    config = SyntheticConfig(**changes)
 
     refuses(lambda: synthetic.generate(config), expected)
 

@@ -19,10 +19,12 @@ quick = settings(max_examples=60, deadline=None)
 def make_log(rows, times=True):
     """A log of (user, item) or (user, item, label) rows; time is their order."""
     users, items, *labels = zip(*rows, strict=True) if rows else ((), ())
+    stars = np.array(labels[0] if labels else np.ones(len(rows)), np.float32)
     return InteractionLog(
         users=np.array(users, np.int32),
         items=np.array(items, np.int32),
-        labels=np.array(labels[0] if labels else np.ones(len(rows)), np.float32),
+        labels=stars,
+        rewards=stars,
         times=np.arange(len(rows)) if times else None,
     )
 
@@ -81,7 +83,10 @@ def test_entropy_matches_the_definition(rows, times, seed):
     if times:  # in an arbitrary order of the file, with ties in time
         shuffle = np.random.default_rng(seed).permutation(len(rows))
         log = InteractionLog(
-            *(array[shuffle] for array in (log.users, log.items, log.labels)),
+            log.users[shuffle],
+            log.items[shuffle],
+            log.labels[shuffle],
+            log.rewards[shuffle],
             times=log.times[shuffle] // 2,
         )
     actions = np.array([5, 1, 2, 4], np.int32)  # no order, not all logged items

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darlr_jax.config import DatasetConfig
+from darlr_jax.config import DatasetConfig, SyntheticConfig
 from darlr_jax.data import loading, statistics, synthetic
 
 
@@ -28,11 +28,11 @@ def _cells(dataset, log):
 
 
 def test_same_configuration_same_data(dataset):
-    assert _equal(dataset, synthetic.generate(DatasetConfig()))
+    assert _equal(dataset, synthetic.generate(SyntheticConfig()))
 
 
 def test_another_seed_is_another_data_set(dataset):
-    other = synthetic.generate(DatasetConfig(seed=1))
+    other = synthetic.generate(SyntheticConfig(seed=1))
 
     assert not _equal(dataset.true_reward, other.true_reward)
     assert loading.data_hash(dataset) != loading.data_hash(other)
@@ -55,7 +55,7 @@ def test_default_data_set_is_valid(dataset):
 )
 @settings(max_examples=40, deadline=None)
 def test_every_size_is_valid(users, items, tags, density, seed):
-    config = DatasetConfig(
+    config = SyntheticConfig(
         num_users=users,
         num_items=items,
         num_tags=tags,
@@ -67,7 +67,7 @@ def test_every_size_is_valid(users, items, tags, density, seed):
     if not 1 <= logged < users * items:
         return
 
-    data = loading.load_dataset(config)
+    data = loading.load_dataset(DatasetConfig(synthetic=config))
 
     assert len(data.log) == logged
     log, held_out = _cells(data, data.log), _cells(data, data.held_out)
@@ -106,7 +106,7 @@ def test_labels_are_noisy_but_informative(dataset):
 
 
 def test_users_of_a_cluster_agree(dataset):
-    config = DatasetConfig()
+    config = SyntheticConfig()
     rng = np.random.default_rng(config.seed)
     items = synthetic._draw_items(rng, config)
     clusters = rng.permutation(np.arange(config.num_users) % config.num_clusters)

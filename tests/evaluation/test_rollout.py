@@ -20,7 +20,7 @@ RULES = {
     "environment__exit_rule": "tags",
     "environment__exit_threshold": 1.0,
     "environment__exit_window": 2,
-    "dataset__num_items": 14,
+    "dataset__synthetic__num_items": 14,
 }
 
 
@@ -41,7 +41,7 @@ def compiled_episodes(config, mode):
 def episodes(config, mode, count=60, params=None, seed=0):
     """Episodes of users 0, 1, ... as lists of (item, reward); and the users."""
     experiment = assemble(config)
-    users = np.arange(count) % config.dataset.num_users
+    users = np.arange(count) % config.dataset.synthetic.num_users
     params = first_state(config).recommender.params if params is None else params
     found = compiled_episodes(config, mode)(
         params,
@@ -95,14 +95,14 @@ def test_episodes_pay_the_truth_and_end_by_the_rules(mode):
 
 
 def test_ten_turns_are_ten_where_the_environment_has_more():
-    config = tiny(dataset__num_items=14, environment__max_turn=12)
+    config = tiny(dataset__synthetic__num_items=14, environment__max_turn=12)
     assert {len(steps) for steps in episodes(config, NX_10)[0]} == {10}
     assert {len(steps) for steps in episodes(config, NX_0)[0]} == {12}
 
 
 def test_evaluation_draws_by_the_policy_and_without_dropout():
     """A policy that prefers one item beyond doubt shows it, or the next best one."""
-    config = tiny(dataset__num_items=14, tracker__kind="transformer")
+    config = tiny(dataset__synthetic__num_items=14, tracker__kind="transformer")
     params = first_state(config).recommender.params
     bias = jnp.arange(14.0) * 50
     params = jax.tree_util.tree_map_with_path(
@@ -228,8 +228,8 @@ def test_a_uniform_policy_on_coat(coat, mode, published):
         environment__max_turn=30,
         environment__exit_rule="distance",
         environment__exit_threshold=0.0,
-        dataset__num_users=coat.num_users,
-        dataset__num_items=coat.num_items,
+        dataset__synthetic__num_users=coat.num_users,
+        dataset__synthetic__num_items=coat.num_items,
     )
     params = first_state(config).recommender.params
     uniform = params._replace(

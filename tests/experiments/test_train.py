@@ -23,11 +23,11 @@ from experiments import session
 ROOT = pathlib.Path(__file__).parent.parent.parent
 EPOCHS, SEEDS = 4, [0, 1]
 SETTINGS = (
-    "dataset.num_users=12",
-    "dataset.num_items=10",
-    "dataset.num_tags=4",
-    "dataset.num_clusters=3",
-    "dataset.log_density=0.4",
+    "dataset.synthetic.num_users=12",
+    "dataset.synthetic.num_items=10",
+    "dataset.synthetic.num_tags=4",
+    "dataset.synthetic.num_clusters=3",
+    "dataset.synthetic.log_density=0.4",
     "world_model.embedding_dim=4",
     "world_model.hidden=(8,)",
     "world_model.members=2",
@@ -371,7 +371,7 @@ def test_data_that_cannot_be_read_are_one_line(tmp_path):
     [
         (["--set=selector.k_sel=12"], "must be below the number of users (12)"),
         (["--set=reward.neighbours=13"], "reward.neighbours=13: there are 12 users"),
-        (["--set=dataset.num_clusters=13"], "dataset.num_clusters=13: must not exceed"),
+        (["--set=dataset.synthetic.num_clusters=13"], "dataset.num_clusters=13: must not exceed"),
         (["--method=roler", "--set=tracker.kind=transformer", "--set=tracker.heads=5"],
          "tracker.heads=5"),
         (["--resume=must"], "no run to resume"),

@@ -87,7 +87,8 @@ def tables_of(walks, orders):
     """The package's tables of a log; a walk is what one user saw, in order."""
     rows = [(user, item) for user, walk in enumerate(walks) for item in walk]
     users, items = np.array(rows, np.int32).T
-    log = InteractionLog(users, items, np.ones(len(rows), np.float32), None)
+    ones = np.ones(len(rows), np.float32)
+    log = InteractionLog(users, items, ones, ones, None)
     actions = np.arange(NUM_ITEMS, dtype=np.int32)
     tables = statistics.entropy_tables(log, actions, NUM_ITEMS, orders)
     return jax.tree.map(jnp.asarray, tables)

@@ -20,11 +20,11 @@ from darlr_jax.training.rollout import collect
 from darlr_jax.types import TrainState, Transition, WorldModelTables
 
 SIZES: dict[str, Any] = {
-    "dataset.num_users": 12,
-    "dataset.num_items": 10,
-    "dataset.num_tags": 4,
-    "dataset.num_clusters": 3,
-    "dataset.log_density": 0.4,
+    "dataset.synthetic.num_users": 12,
+    "dataset.synthetic.num_items": 10,
+    "dataset.synthetic.num_tags": 4,
+    "dataset.synthetic.num_clusters": 3,
+    "dataset.synthetic.log_density": 0.4,
     "environment.max_turn": 5,
     "environment.exit_rule": "none",
     "tracker.kind": "average",
@@ -51,15 +51,19 @@ def tiny(method: str = "mbpo", **changes: Any) -> ExperimentConfig:
 @functools.cache
 def tiny_dataset(config: DatasetConfig) -> Dataset:
     """Generated, but for a log so long that the entropies of its items differ."""
-    dataset = synthetic.generate(config)
+    sizes = config.synthetic
+    dataset = synthetic.generate(sizes)
     rng = np.random.default_rng(1)
-    users = np.repeat(np.arange(config.num_users, dtype=np.int32), 30)
-    popularity = 1 / np.arange(1, config.num_items + 1)
+    users = np.repeat(np.arange(sizes.num_users, dtype=np.int32), 30)
+    popularity = 1 / np.arange(1, sizes.num_items + 1)
     popularity /= popularity.sum()
+    items = rng.choice(sizes.num_items, len(users), p=popularity).astype(np.int32)
+    stars = rng.integers(1, 6, len(users)).astype(np.float32)
     log = InteractionLog(
         users=users,
-        items=rng.choice(config.num_items, len(users), p=popularity).astype(np.int32),
-        labels=rng.integers(1, 6, len(users)).astype(np.float32),
+        items=items,
+        labels=stars,
+        rewards=stars,
         times=np.arange(len(users)),
     )
     return dataclasses.replace(dataset, log=log)

@@ -211,7 +211,7 @@ def test_metrics_are_means_over_real_transitions(one_epoch):
         "darlr",
         environment__exit_rule="tags",
         training__steps_per_epoch=2,
-        dataset__num_items=4,
+        dataset__synthetic__num_items=4,
     )
     state = first_state(config)
     _, store = roll_out(config, state, 1)

@@ -27,8 +27,8 @@ from tests.simulation.worlds import (
 # So few users and items that cells are hit twice in a turn, and again in later turns;
 # lambdas at which every term of the reward shows.
 SMALL = {
-    "dataset__num_users": 6,
-    "dataset__num_items": 5,
+    "dataset__synthetic__num_users": 6,
+    "dataset__synthetic__num_items": 5,
     "environment__exit_rule": "tags",
     "environment__exit_window": 2,
     "environment__exit_threshold": 1.0,
@@ -153,7 +153,7 @@ def test_random_references_are_some_other_users():
     """Each transition is explained by exactly one set of K_sel other users."""
     config = tiny("darlr_random", **SMALL)
     slow = simulator(config)
-    users = range(config.dataset.num_users)
+    users = range(config.dataset.synthetic.num_users)
     seen = set()
     for transitions in two_collects(config)[0]:
         for turn, sessions in turns(transitions):

@@ -17,11 +17,9 @@ TAGS = np.array([[1, 2], [3, 0], [0, 0], [2, 0], [2, 1]] * 2, np.int32)
 def make_log(rows):
     """A log of (user, item, label) rows."""
     users, items, labels = zip(*rows, strict=True)
+    stars = np.array(labels, np.float32)
     return InteractionLog(
-        np.array(users, np.int32),
-        np.array(items, np.int32),
-        np.array(labels, np.float32),
-        times=None,
+        np.array(users, np.int32), np.array(items, np.int32), stars, stars, times=None
     )
 
 
