@@ -20,6 +20,7 @@ class RecommenderNetworks(NamedTuple):
 
     tracker: Network
     actor_critic: Network
+    learns_elsewhere: bool  # the states learned in differ from those acted in
 
 
 class RecommenderParams(NamedTuple):
@@ -34,7 +35,7 @@ class Action(NamedTuple):
 
     item: Array  # [] int32
     state: Array  # [D]
-    value: Array  # []
+    value: Array  # [] of the state in which the action will be learned
 
 
 class RecommenderBatch(NamedTuple):
@@ -55,6 +56,7 @@ def make_networks(
     return RecommenderNetworks(
         make_state_tracker(config.tracker, num_items, item_width),
         make_actor_critic(config.recommender.hidden, num_items, item_width + 1),
+        config.tracker.kind == "transformer" and config.tracker.readout == "published",
     )
 
 
@@ -96,7 +98,14 @@ def act(
     output = networks.actor_critic.apply(params.actor_critic, state)
     mask = None if used is None else ~used
     item = categorical.sample(jax.random.uniform(sample_key), output.logits, mask)
-    return Action(item, state, output.value)
+    value = output.value
+    if explore and networks.learns_elsewhere:  # where the critic is trained
+        learned_key = jax.random.fold_in(dropout_key, 1)
+        learned = networks.tracker.apply(
+            params.tracker, observation, scale, learned_key, acting=False
+        )
+        value = networks.actor_critic.apply(params.actor_critic, learned).value
+    return Action(item, state, value)
 
 
 def loss(

@@ -200,6 +200,24 @@ def test_a_step_makes_good_actions_likelier_and_bad_ones_rarer(advantage):
     assert np.sign(log_prob(after) - log_prob(logits)) == np.sign(advantage)
 
 
+def test_the_probability_floor_lets_a_saturated_policy_rest():
+    """As the clamp of the published library: no gradient outside [f, 1 - f]."""
+    floor = 0.01
+    config = dataclasses.replace(CONFIG, probability_floor=floor)
+    probability = jnp.array([0.001, 0.2, 0.9, 0.995, 0.009, 0.5])
+
+    def policy_loss(log_prob, config):
+        rows = random_minibatch() | {"log_prob": log_prob}
+        return a2c.actor_critic_loss(**rows, config=config).policy
+
+    free = jax.grad(policy_loss)(jnp.log(probability), CONFIG)
+    floored = jax.grad(policy_loss)(jnp.log(probability), config)
+
+    inside = (probability >= floor) & (probability <= 1 - floor)
+    assert inside.tolist() == [False, True, True, False, False, True]
+    np.testing.assert_array_equal(floored, jnp.where(inside, free, 0.0))
+
+
 def test_the_entropy_weight_is_a_bonus():
     rows = random_minibatch() | {"entropy": np.ones(ROWS, np.float32)}
     more = rows | {"entropy": 2 * rows["entropy"]}

@@ -140,6 +140,26 @@ def test_dropout_is_for_exploration():
     assert len(np.unique(np.asarray(explore.state), axis=0)) == 8
 
 
+@pytest.mark.parametrize("readout", ["newest", "published"])
+def test_the_value_is_that_of_the_state_that_will_be_learned(readout):
+    """An advantage needs the critic where it is trained (protocol 5)."""
+    tracker = dataclasses.replace(TRANSFORMER, readout=readout, dropout=0.0)
+    params, networks = params_of(tracker), networks_of(tracker)
+    nothing = np.zeros(ITEMS, bool)
+
+    def value_in(acting):
+        state = networks.tracker.apply(
+            params.tracker, OBSERVATION, SCALE, acting=acting
+        )
+        return networks.actor_critic.apply(params.actor_critic, state).value
+
+    found = acting(tracker, True)(params, keys(1), OBSERVATION, nothing, SCALE)
+
+    np.testing.assert_allclose(found.value[0], value_in(acting=False), rtol=1e-5)
+    same = np.allclose(value_in(acting=True), value_in(acting=False), rtol=1e-3)
+    assert same == (readout == "newest")
+
+
 # --- learning -------------------------------------------------------------------------
 
 
