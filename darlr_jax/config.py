@@ -161,7 +161,7 @@ class A2CConfig:
     value_weight: float = between(0.0, _LARGE, default=0.5)
     entropy_weight: float = between(0.0, _LARGE, default=0.0)
     normalize_advantage: bool = False
-    probability_floor: float = between(0.0, 0.5, default=0.0)  # published: 1.19e-7
+    probability_floor: float = between(0.0, 0.5, default=1.19e-7)  # see a2c; published
     learning_chunk: int = between(1, _LARGE, default=128)  # recommendations at a time
 
 
