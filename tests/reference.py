@@ -301,7 +301,7 @@ def ndcg(predicted, labels, k):
 
     def dcg(order):
         top = enumerate(order[:k])
-        return sum((2.0 ** labels[n] - 1) / math.log2(rank + 2) for rank, n in top)
+        return sum(labels[n] / math.log2(rank + 2) for rank, n in top)
 
     rows = range(len(labels))
     by_prediction = sorted(rows, key=lambda n: -predicted[n])

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from darlr_jax.config import WorldModelConfig
-from darlr_jax.data.dataset import CategoricalFeature, Dataset
+from darlr_jax.data.dataset import CategoricalFeature, Dataset, InteractionLog
 from darlr_jax.networks.deepfm import (
     Features,
     Field,
@@ -23,6 +23,9 @@ from darlr_jax.networks.deepfm import (
 from darlr_jax.types import Array, Key, Params
 from darlr_jax.world_model.negatives import TrainingPairs, draw_training_pairs
 from darlr_jax.world_model.ranking import rating_errors
+
+
+_ROWS_A_BLOCK = 1 << 18  # bounds the memory of predicting the held-out rows
 
 
 class Sides(NamedTuple):
@@ -99,9 +102,9 @@ def fit_ensemble(
     )
     train_epoch = jax.jit(jax.vmap(epoch, in_axes=(0, None, None)), donate_argnums=0)
     predict = jax.jit(functools.partial(predict_labels, network=network))
+    held_out = dataset.held_out
     members = _init_members(network, optimizer, sides, config)
     device_pairs = jax.tree.map(jnp.asarray, pairs)
-    held_out = dataset.held_out
     report = []
     for number in range(config.epochs + 1):
         loss = float("nan")
@@ -113,8 +116,8 @@ def fit_ensemble(
                     f"world model: the loss of epoch {number} is {loss}; lower "
                     "world_model.learning_rate, or check the labels of the log"
                 )
-        predicted = predict(members.params, held_out.users, held_out.items, sides)
-        errors = rating_errors(np.asarray(predicted), held_out)
+        predicted = _predict_log(predict, members.params, held_out, sides)
+        errors = rating_errors(predicted, held_out)
         report.append({"epoch": number, "loss": loss, **errors})
         on_epoch(report[-1])
     return Ensemble(network, members.params, sides, report)
@@ -131,6 +134,19 @@ def predict_labels(
     """The members' mean prediction `[M]` for users and items `[M]`."""
     apply = jax.vmap(network.apply, in_axes=(0, None, None, None, None))
     return jnp.mean(apply(params, users, items, *sides).mean, axis=0)
+
+
+def _predict_log(
+    predict: Callable[..., Array], params: Params, log: InteractionLog, sides: Sides
+) -> np.ndarray:
+    """Predictions `[N]` for the rows of a log, a block of them at a time."""
+    size = min(len(log), _ROWS_A_BLOCK)
+    predicted = np.empty(len(log), np.float32)
+    for start in range(0, len(log), size):
+        # A last block that overlaps the one before spares a second compilation.
+        rows = slice(min(start, len(log) - size), min(start + size, len(log)))
+        predicted[rows] = predict(params, log.users[rows], log.items[rows], sides)
+    return predicted
 
 
 def build_network(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from darlr_jax.data.dataset import Dataset, InteractionLog
+from darlr_jax.data.dataset import Dataset
 
 _TRIES = 3  # redraws of a negative; the last one is accepted as it is
+_LARGEST_TABLE = 1 << 28  # cells of a table of logged values
 
 
 class TrainingPairs(NamedTuple):
@@ -32,31 +34,38 @@ def draw_training_pairs(
     rng = np.random.default_rng(seed)
     log = dataset.log
     size = len(log) * num_negatives
-    labels = np.tile(log.labels, num_negatives)
-    codes, values = _logged_values(log, dataset.num_logged_items)
+    logged_value = _logged_values(dataset)
     users = np.empty(size, np.int32)
     items = np.empty(size, np.int32)
     pending = np.arange(size)
     for _ in range(_TRIES):
         users[pending] = rng.integers(dataset.num_logged_users, size=len(pending))
         items[pending] = rng.integers(dataset.num_logged_items, size=len(pending))
-        drawn = (
-            users[pending].astype(np.int64) * dataset.num_logged_items + items[pending]
-        )
-        pending = pending[_lookup(codes, values, drawn) >= labels[pending]]
+        cells = _cells(users[pending], items[pending], dataset.num_logged_items)
+        pending = pending[logged_value(cells) >= log.labels[pending % len(log)]]
     return TrainingPairs(log.users, log.items, log.labels, users, items)
 
 
-def _logged_values(
-    log: InteractionLog, num_items: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted cell codes and the summed labels of each logged cell."""
-    codes = log.users.astype(np.int64) * num_items + log.items
-    unique, inverse = np.unique(codes, return_inverse=True)
-    return unique, np.bincount(inverse, log.labels, minlength=len(unique))
+def _cells(users: np.ndarray, items: np.ndarray, num_items: int) -> np.ndarray:
+    return users.astype(np.int64) * num_items + items
 
 
-def _lookup(codes: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The value of each wanted cell, 0 where it was not logged."""
-    slot = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
-    return np.where(codes[slot] == wanted, values[slot], 0.0)
+def _logged_values(dataset: Dataset) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from cells to their summed labels, 0 where nothing was logged.
+
+    A table of all cells answers far faster than a search, as long as memory allows.
+    """
+    log = dataset.log
+    cells = _cells(log.users, log.items, dataset.num_logged_items)
+    num_cells = dataset.num_logged_users * dataset.num_logged_items
+    if num_cells <= _LARGEST_TABLE:
+        table = np.bincount(cells, log.labels, minlength=num_cells)
+        return table.astype(np.float32).__getitem__
+    codes, inverse = np.unique(cells, return_inverse=True)
+    sums = np.bincount(inverse, log.labels, minlength=len(codes)).astype(np.float32)
+
+    def search(wanted: np.ndarray) -> np.ndarray:
+        slot = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
+        return np.where(codes[slot] == wanted, sums[slot], 0.0)
+
+    return search

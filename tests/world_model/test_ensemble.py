@@ -179,6 +179,18 @@ def test_a_loss_that_is_not_finite_stops_the_fit(dataset):
         ensemble.fit_ensemble(dataclasses.replace(dataset, log=log), CONFIG)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 40])
+def test_held_out_rows_are_predicted_block_by_block(dataset, monkeypatch, rows):
+    whole = ensemble.fit_ensemble(dataset, CONFIG).report
+    monkeypatch.setattr(ensemble, "_ROWS_A_BLOCK", rows)
+
+    in_blocks = ensemble.fit_ensemble(dataset, CONFIG).report
+
+    assert len(dataset.held_out) == 40
+    for expected, found in zip(whole, in_blocks, strict=True):
+        assert found == pytest.approx(expected, rel=1e-5, nan_ok=True)
+
+
 def test_predicted_labels_are_the_mean_of_the_members(dataset):
     sides, network = ensemble.build_network(dataset, CONFIG)
     params, members = random_members(network, sides)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from darlr_jax.world_model import negatives
 from darlr_jax.world_model.negatives import draw_training_pairs
 
 MANY = 5000  # negatives a row: a share is known to about 0.007
@@ -58,3 +59,13 @@ def test_negatives_are_frozen_by_the_seed(dataset):
     for ids in (first.negative_users, first.negative_items):
         assert ids.dtype == np.int32
         assert ids.shape == (3 * len(dataset.log),)
+
+
+def test_a_search_answers_as_the_table_does(dataset, monkeypatch):
+    by_table = draw_training_pairs(dataset, 3, seed=0)
+    monkeypatch.setattr(negatives, "_LARGEST_TABLE", 0)
+
+    by_search = draw_training_pairs(dataset, 3, seed=0)
+
+    for one, two in zip(by_table, by_search, strict=True):
+        np.testing.assert_array_equal(one, two)

@@ -35,11 +35,11 @@ def test_worked_numbers():
     assert found["held_out_mae"] == pytest.approx(9.3 / 7)
     squares = 0.25 + 4.41 + 3.24 + 0.04 + 2.25 + 1.69 + 3.61
     assert found["held_out_mse"] == pytest.approx(squares / 7)
-    # Gains 2^y - 1. User 0 in predicted order: 7, 1, 3. User 2: 1, 3.
-    assert found["held_out_ndcg_at_1"] == pytest.approx((7 / 7 + 1 / 3) / 2)
-    first, second = (7 + 1 / LOG_3) / (7 + 3 / LOG_3), (1 + 3 / LOG_3) / (3 + 1 / LOG_3)
+    # User 0 in predicted order: 3, 1, 2. User 2: 1, 2.
+    assert found["held_out_ndcg_at_1"] == pytest.approx((3 / 3 + 1 / 2) / 2)
+    first, second = (3 + 1 / LOG_3) / (3 + 2 / LOG_3), (1 + 2 / LOG_3) / (2 + 1 / LOG_3)
     assert found["held_out_ndcg_at_2"] == pytest.approx((first + second) / 2)
-    first = (7 + 1 / LOG_3 + 3 / 2) / (7 + 3 / LOG_3 + 1 / 2)
+    first = (3 + 1 / LOG_3 + 2 / 2) / (3 + 2 / LOG_3 + 1 / 2)
     assert found["held_out_ndcg_at_5"] == pytest.approx((first + second) / 2)
     # User 0: 3 over 1 and 3 over 2 right, 2 over 1 wrong. User 2: a tie, one half.
     assert found["held_out_pair_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
@@ -73,3 +73,25 @@ def test_without_unequal_labels_there_is_no_ranking():
     assert found["held_out_mae"] == 1.5
     assert math.isnan(found["held_out_ndcg_at_5"])
     assert math.isnan(found["held_out_pair_accuracy"])
+
+
+def test_gains_of_negative_rewards_count_from_the_smallest():
+    low = make_log([(0, 0, -2), (0, 1, -1), (0, 2, 1)])
+    high = make_log([(0, 0, 0), (0, 1, 1), (0, 2, 3)])
+    predicted = np.array([0.2, 0.9, 0.5])
+
+    assert rating_errors(predicted, low)["held_out_ndcg_at_5"] == pytest.approx(
+        rating_errors(predicted, high)["held_out_ndcg_at_5"]
+    )
+
+
+def test_pairs_of_a_busy_user_are_those_of_some_rows():
+    """The accuracy over 256 of 3,000 rows is near that over all."""
+    rng = np.random.default_rng(0)
+    rewards = rng.normal(size=3000)
+    held_out = make_log([(0, n, reward) for n, reward in enumerate(rewards)])
+    predicted = rewards + rng.normal(size=3000)
+
+    found = rating_errors(predicted, held_out)["held_out_pair_accuracy"]
+
+    assert found == pytest.approx(3 / 4, abs=0.03)  # a correlation of sqrt(1 / 2)
