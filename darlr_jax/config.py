@@ -216,6 +216,12 @@ class RewardConfig:
     )
     neighbour_cosine: str = one_of("min", "avg", "max", default="avg")  # I-cos_*
     neighbour_signature: str = one_of("predicted", "logged", default="predicted")
+    neighbour_source: str = one_of(  # whose rows are mixed: KuaiRec's are logged ones
+        "prediction", "log", default="prediction"
+    )
+    base: str = one_of(  # what reference users are asked for, and the shift's table
+        "world_model", "neighbours", default="world_model"
+    )
     denominator_floor: float = between(1e-12, _LARGE, default=1e-3)  # of r_s + r_d
     overwrite: bool = False  # references read the latest estimates, not the base table
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,10 +57,21 @@ def build_experiment(
     truth = evaluation_tables(dataset, tables.env)
     return Experiment(
         build_program(config, tables),
-        jax.tree.map(jnp.asarray, tables),
-        jax.tree.map(jnp.asarray, truth),
+        *_to_device(tables, truth),
         coefficients_of(config),
     )
+
+
+def _to_device(*trees: Any) -> tuple:
+    """The same trees of device arrays; an array that stands in several is put once."""
+    placed: dict[int, Array] = {}
+
+    def put(leaf: Any) -> Array:
+        if id(leaf) not in placed:
+            placed[id(leaf)] = jnp.asarray(leaf)
+        return placed[id(leaf)]
+
+    return jax.tree.map(put, trees)
 
 
 def init_seeds(experiment: Experiment, seeds: Sequence[int]) -> TrainState:

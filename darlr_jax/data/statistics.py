@@ -7,7 +7,7 @@ vectors and similarity of users. All of it is NumPy on the host, and runs once.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -217,31 +217,51 @@ def logged_feedback(dataset: Dataset) -> np.ndarray:
     Returns:
       [U, Y] float32.
     """
+    items = np.arange(dataset.num_logged_items)
+    return _logged_rewards(dataset, dataset.environment_users, items)
+
+
+def _logged_rewards(
+    dataset: Dataset, users: np.ndarray, items: np.ndarray
+) -> np.ndarray:
+    """[users, items] float32: summed logged rewards of these users and items."""
     log = dataset.log
-    row = _positions(dataset.environment_users, dataset.num_logged_users)[log.users]
-    known = row >= 0
-    feedback = np.zeros(dataset.num_users * dataset.num_logged_items, np.float32)
-    cells = row[known] * dataset.num_logged_items + log.items[known]
-    np.add.at(feedback, cells, log.rewards[known])
-    return feedback.reshape(dataset.num_users, dataset.num_logged_items)
+    rows = _positions(users, dataset.num_logged_users)[log.users]
+    columns = _positions(items, dataset.num_logged_items)[log.items]
+    known = (rows >= 0) & (columns >= 0)
+    matrix = np.zeros(len(users) * len(items), np.float32)
+    cells = rows[known] * len(items) + columns[known]
+    np.add.at(matrix, cells, log.rewards[known])
+    return matrix.reshape(len(users), len(items))
 
 
-def cosine_similarity(signatures: np.ndarray, block_rows: int = 1024) -> np.ndarray:
-    """Cosines of all pairs of users; a row of zeros has cosine 0 with everybody.
+def user_similarity(
+    signatures: np.ndarray, k: int, block_rows: int = 1024
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines of all pairs of users, and the k most similar others of each.
 
     Args:
-      signatures: [U, F].
+      signatures: [U, F]; a row of zeros has cosine 0 with everybody.
+      k: neighbours a user.
       block_rows: users compared at a time; bounds the memory and changes nothing else.
 
     Returns:
-      [U, U] float32, symmetrical.
+      similarity [U, U] float32, symmetrical, and neighbours [U, k] int32 as those of
+      `nearest_users` without the user herself; in one pass.
     """
     num_users = len(signatures)
     similarity = np.empty((num_users, num_users), np.float32)
-    for rows, cosines in _cosine_blocks(signatures, block_rows):
-        similarity[rows] = cosines
+    neighbours = np.empty((num_users, k), np.int32)
+    for rows, block in _cosine_blocks(signatures, signatures, block_rows):
+        similarity[rows] = block
+        block[np.arange(len(block)), np.arange(rows.start, rows.stop)] = -np.inf
+        neighbours[rows] = _top(block, k)
     # A sum of products can depend on its place in a block, by a last digit.
-    return np.maximum(similarity, similarity.T)
+    for start in range(0, num_users, block_rows):
+        rows, rest = slice(start, start + block_rows), slice(start, None)
+        larger = np.maximum(similarity[rows, rest], similarity[rest, rows].T)
+        similarity[rows, rest], similarity[rest, rows] = larger, larger.T
+    return similarity, neighbours
 
 
 def nearest_users(
@@ -272,7 +292,7 @@ def nearest_users(
         )
     users = np.empty((num_users, k), np.int32)
     cosines = np.empty((num_users, k), np.float32)
-    for rows, block in _cosine_blocks(signatures, block_rows):
+    for rows, block in _cosine_blocks(signatures, signatures, block_rows):
         own = (np.arange(len(block)), np.arange(rows.start, rows.stop))
         block[own] = np.inf if include_self else -np.inf
         users[rows] = _top(block, k)
@@ -282,19 +302,60 @@ def nearest_users(
     return users, cosines
 
 
+class Outsiders(NamedTuple):
+    """Logged users who are not in the environment, as ROLeR uses them on KuaiRec."""
+
+    nearest: np.ndarray  # [U, k] int32 rows of `feedback`, most similar first
+    feedback: np.ndarray  # [V, I] float32, their logged rewards of the actions
+
+
+def nearest_outsiders(dataset: Dataset, k: int, block_rows: int = 1024) -> Outsiders:
+    """The k outsiders most similar to each environment user (protocol 7, KuaiRec).
+
+    Compared are the logged rewards of the items that are no actions; what the outsiders
+    say of the actions is then known of them alone.
+
+    Raises:
+      DataError: there are fewer than k outsiders, or every logged item is an action.
+    """
+    outside = np.ones(dataset.num_logged_users, bool)
+    outside[dataset.environment_users] = False
+    others = np.ones(dataset.num_logged_items, bool)
+    others[dataset.environment_items] = False
+    users, items = np.flatnonzero(outside), np.flatnonzero(others)
+    if len(users) < k or not len(items):
+        raise DataError(
+            f"{k} neighbours in the log: {dataset.name} has {len(users)} logged users "
+            f"and {len(items)} logged items beyond those of the environment; set "
+            "reward.neighbour_source=prediction"
+        )
+    queries = _logged_rewards(dataset, dataset.environment_users, items)
+    candidates = _logged_rewards(dataset, users, items)
+    nearest = np.empty((dataset.num_users, k), np.int32)
+    for rows, block in _cosine_blocks(queries, candidates, block_rows):
+        nearest[rows] = _top(block, k)
+    feedback = _logged_rewards(dataset, users, dataset.environment_items)
+    return Outsiders(nearest, feedback)
+
+
 def _cosine_blocks(
-    signatures: np.ndarray, block_rows: int
+    queries: np.ndarray, candidates: np.ndarray, block_rows: int
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Rows of the cosine matrix, block by block: (which, [b, U] float64)."""
+    """Rows of the cosine matrix, block by block: (which, [b, candidates] float64)."""
+    unit = _unit_rows(candidates)
+    rows_of = unit if queries is candidates else _unit_rows(queries)
+    for start in range(0, len(rows_of), block_rows):
+        rows = slice(start, min(start + block_rows, len(rows_of)))
+        # Without the last digits, equal users tie however their products are summed.
+        yield rows, np.clip(rows_of[rows] @ unit.T, -1.0, 1.0).round(12)
+
+
+def _unit_rows(signatures: np.ndarray) -> np.ndarray:
     # Double precision: rows of predictions are so close to parallel that single
     # precision would order them by its rounding errors.
     unit = signatures.astype(np.float64)
     norms = np.linalg.norm(unit, axis=1, keepdims=True)
-    np.divide(unit, norms, out=unit, where=norms > 0)
-    for start in range(0, len(unit), block_rows):
-        rows = slice(start, min(start + block_rows, len(unit)))
-        # Without the last digits, equal users tie however their products are summed.
-        yield rows, np.clip(unit[rows] @ unit.T, -1.0, 1.0).round(12)
+    return np.divide(unit, norms, out=unit, where=norms > 0)
 
 
 def _top(scores: np.ndarray, k: int) -> np.ndarray:

@@ -57,7 +57,7 @@ def reward_tables(
 ) -> RewardTables:
     """Base and static estimates, static uncertainty, and the bounds of the shift."""
     reward = config.reward
-    base = dataset.true_reward if reward.estimate == "true" else world_model.prediction
+    base = base_reward(dataset, world_model, reward)
     estimate = reward.estimate
     if estimate == "references":  # until the warm-up ends, ROLeR's static reward
         estimate = "neighbours" if config.training.warm_up_epochs else "world_model"
@@ -84,6 +84,17 @@ def reward_tables(
     )
 
 
+def base_reward(
+    dataset: Dataset, world_model: WorldModelTables, reward: RewardConfig
+) -> np.ndarray:
+    """The table `[U, I]` that reference users are asked for (method 4)."""
+    if reward.estimate == "true":
+        return dataset.true_reward
+    if reward.base == "neighbours":
+        return neighbour_reward(dataset, world_model.prediction, reward)
+    return world_model.prediction
+
+
 def static_reward(
     dataset: Dataset, world_model: WorldModelTables, reward: RewardConfig, estimate: str
 ) -> np.ndarray:
@@ -108,7 +119,12 @@ def neighbour_reward(
 
     The user itself is one of its neighbours, as published. Weights: `mean` 1/k,
     `cosine` cos (II-weight), `cosine_div` cos / k, `cosine_norm` cos / sum of cos.
+    On KuaiRec (`neighbour_source="log"`) it is the plain mean of what similar logged
+    users outside the environment got, cells that were not logged counting as 0.
     """
+    if reward.neighbour_source == "log":
+        nearest, feedback = statistics.nearest_outsiders(dataset, reward.neighbours)
+        return np.stack([feedback[row].mean(axis=0) for row in nearest])
     users, cosines = _neighbours(dataset, prediction, reward)
     total = np.sum(cosines, axis=1, keepdims=True)
     k = np.float32(users.shape[1])
@@ -129,13 +145,17 @@ def static_uncertainty(
 ) -> np.ndarray:
     """The static uncertainty table `[U, I]` (protocol 3.1 and 7).
 
-    `neighbour_variance` is I-var, the population variance over the k neighbours' rows;
+    `neighbour_variance` is I-var, the variance over the k neighbours' rows: that of a
+    population, but of a sample on KuaiRec (`neighbour_source="log"`), as published;
     `neighbour_cosine` is I-cos_{min,avg,max}, of 1 - cos over the neighbours, the same
     for every item. ROLeR's weighted neighbour rewards go with no uncertainty at all.
     """
     prediction = world_model.prediction
     if reward.uncertainty == "ensemble_variance":
         return world_model.variance
+    if reward.uncertainty == "neighbour_variance" and reward.neighbour_source == "log":
+        nearest, feedback = statistics.nearest_outsiders(dataset, reward.neighbours)
+        return np.stack([feedback[row].var(axis=0, ddof=1) for row in nearest])
     if reward.uncertainty == "neighbour_variance":
         users, _ = _neighbours(dataset, prediction, reward)
         return np.stack([prediction[row].var(axis=0) for row in users])
@@ -154,13 +174,18 @@ def static_uncertainty(
 def user_tables(
     dataset: Dataset, world_model: WorldModelTables, config: ExperimentConfig
 ) -> UserTables:
-    """Feedback vectors p_u, their cosines, and every user's nearest others."""
+    """Feedback vectors p_u, their cosines, and every user's nearest others.
+
+    Empty for methods without references: at full size they cost minutes and gigabytes.
+    """
+    if config.reward.references == "none":
+        nothing = np.zeros((0, 0), np.float32)
+        return UserTables(nothing, nothing, np.zeros((0, 0), np.int32))
     feedback = _feedback(dataset, world_model, config.selector.feedback)
     if config.selector.center_feedback:
         feedback = feedback - feedback.mean(axis=0, keepdims=True)
     k = min(config.selector.k_sel, dataset.num_users - 1)
-    neighbours, _ = statistics.nearest_users(feedback, k, include_self=False)
-    similarity = statistics.cosine_similarity(feedback)
+    similarity, neighbours = statistics.user_similarity(feedback, k)
     return UserTables(np.asarray(feedback, np.float32), similarity, neighbours)
 
 

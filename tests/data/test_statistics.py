@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from darlr_jax.data import statistics
-from darlr_jax.data.dataset import InteractionLog
+from darlr_jax.data.dataset import DataError, InteractionLog
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -327,14 +327,46 @@ def test_nearly_parallel_rows_are_told_apart():
 
 @given(signatures=signature_arrays, block_rows=st.integers(1, 10))
 @quick
-def test_cosine_similarity_agrees_with_the_neighbours(signatures, block_rows):
-    similarity = statistics.cosine_similarity(signatures, block_rows)
+def test_similarity_agrees_with_the_neighbours(signatures, block_rows):
+    k = len(signatures) - 1
+    similarity, neighbours = statistics.user_similarity(signatures, k, block_rows)
 
     np.testing.assert_array_equal(similarity, similarity.T)
     assert similarity.dtype == np.float32
     nonzero = signatures.any(axis=1)
     np.testing.assert_array_equal(np.diag(similarity), nonzero.astype(np.float32))
-    k = len(signatures) - 1
     users, cosines = statistics.nearest_users(signatures, k, include_self=False)
+    np.testing.assert_array_equal(neighbours, users)
     found = np.take_along_axis(similarity, users, axis=1)
     np.testing.assert_allclose(found, cosines, atol=1e-7)
+
+
+def test_outsiders_are_compared_where_nobody_acts(dataset):
+    """Worked by hand: users 1 and 3 and items 0 and 2 make the environment."""
+    log = make_log(
+        [
+            (1, 1, 2), (1, 3, 0), (1, 0, 9),  # 1 acts: (2, 0) of the other items 1, 3
+            (3, 1, 1), (3, 3, 1),  # 3 acts: (1, 1)
+            (0, 1, 3), (0, 0, 5),  # (3, 0), so nearest to 1; says 5 of item 0
+            (2, 1, 2), (2, 3, 2), (2, 2, 4), (2, 2, 4),  # (2, 2), nearest to 3; 8 of 2
+            (4, 3, 1),  # (0, 1)
+        ]
+    )  # fmt: skip
+    small = dataclasses.replace(
+        dataset,
+        log=log,
+        num_logged_users=5,
+        num_logged_items=4,
+        environment_users=np.array([1, 3], np.int32),
+        environment_items=np.array([0, 2], np.int32),
+        true_reward=np.zeros((2, 2), np.float32),
+    )
+
+    nearest, feedback = statistics.nearest_outsiders(small, 2)
+
+    # The outsiders 0, 2 and 4 have rows 0, 1 and 2.
+    assert nearest.tolist() == [[0, 1], [1, 0]]
+    assert feedback.tolist() == [[5, 0], [0, 8], [0, 0]]
+    assert nearest.tolist() == statistics.nearest_outsiders(small, 2, 1)[0].tolist()
+    with pytest.raises(DataError, match="4 neighbours in the log: synthetic has 3"):
+        statistics.nearest_outsiders(small, 4)

@@ -12,7 +12,12 @@ from darlr_jax.config import ConfigError
 from darlr_jax.data import statistics
 from darlr_jax.simulation.tables import build_tables
 from tests import reference_simulation as reference
-from tests.simulation.worlds import invented_world_model, tiny, tiny_dataset
+from tests.simulation.worlds import (
+    half_of_the_world,
+    invented_world_model,
+    tiny,
+    tiny_dataset,
+)
 
 DATASET = tiny_dataset(tiny().dataset)
 WORLD = invented_world_model(DATASET)
@@ -109,6 +114,40 @@ def test_with_a_warm_up_the_static_table_is_that_of_the_neighbours():
     np.testing.assert_array_equal(warm.base, WORLD.prediction)
 
 
+@pytest.mark.parametrize("method", ["roler", "darlr"])
+def test_neighbours_in_the_log_pay_what_they_got(method):
+    """ROLeR on KuaiRec: both tables from logged rows of users outside (protocol 7)."""
+    dataset, world = half_of_the_world(DATASET, WORLD)
+    config = tiny(
+        method,
+        reward__neighbour_source="log",
+        reward__base="neighbours" if method == "darlr" else "world_model",
+        reward__uncertainty="neighbour_variance" if method == "roler" else "dynamic",
+        reward__neighbours=3,
+    )
+    tables = build_tables(dataset, world, config).rewards
+
+    logged = np.zeros((DATASET.num_logged_users, DATASET.num_logged_items))
+    log = dataset.log
+    for user, item, reward in zip(log.users, log.items, log.rewards, strict=True):
+        logged[user, item] += reward
+    others = [0, 1, *range(6, DATASET.num_logged_items)]
+    mean, variance = [], []
+    for user in range(5):
+        seen = np.concatenate([logged[user : user + 1], logged[5:]])[:, others]
+        near = [v + 4 for v in reference.nearest(seen, 0, 3, include_self=False)]
+        rows = logged[near][:, 2:6]
+        mean.append([reference.mean(column) for column in rows.T])
+        variance.append(rows.var(axis=0) * 3 / 2)
+    if method == "roler":
+        close(tables.static, mean)
+        close(tables.uncertainty, variance)
+        np.testing.assert_array_equal(tables.base, world.prediction)
+    else:
+        close(tables.base, mean)
+        assert tables.estimate_low == tables.base.min()
+
+
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("kind", ["logged", "predicted", "embedding"])
 def test_feedback_vectors_and_their_cosines(kind, center):
@@ -147,8 +186,8 @@ def test_a_user_cannot_have_herself_as_a_reference(method):
 
 
 def test_k_sel_does_not_matter_without_references():
-    tables = build("mbpo", selector__k_sel=1000)
-    assert tables.users.neighbours.shape == (NUM_USERS, NUM_USERS - 1)
+    users = build("mbpo", selector__k_sel=1000).users
+    assert {table.shape for table in users} == {(0, 0)}  # nobody asks for them
 
 
 def test_more_neighbours_than_users_are_refused():

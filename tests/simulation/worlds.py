@@ -95,6 +95,28 @@ def invented_world_model(dataset: Dataset, seed: int = 0) -> WorldModelTables:
     )
 
 
+def half_of_the_world(
+    dataset: Dataset, world: WorldModelTables
+) -> tuple[Dataset, WorldModelTables]:
+    """An environment of 5 users and 4 items in a log of more of both."""
+    users, items = np.arange(5, dtype=np.int32), np.arange(2, 6, dtype=np.int32)
+    half = dataclasses.replace(
+        dataset,
+        environment_users=users,
+        environment_items=items,
+        true_reward=dataset.true_reward[np.ix_(users, items)],
+        item_tags=dataset.item_tags[items],
+        dominated=dataset.dominated[:, items],
+    )
+    tables = world._replace(
+        prediction=world.prediction[np.ix_(users, items)],
+        variance=world.variance[np.ix_(users, items)],
+        item_vectors=world.item_vectors[items],
+        user_vectors=world.user_vectors[users],
+    )
+    return half, tables
+
+
 @functools.cache
 def assemble(config: ExperimentConfig) -> Experiment:
     """The experiment on its generated data and an invented world model."""
