@@ -201,12 +201,20 @@ class Transition(NamedTuple):
     metrics: dict[str, Array]  # scalars to be averaged over real transitions
 
 
+class ItemFacts(NamedTuple):
+    """What the metrics ask of the items, all of it from the log."""
+
+    dominated: Table  # [G, I] float32 0/1: items of majority categories, a group a row
+    popularity: Table  # [I] share of the logged users who met the item, above 0
+
+
 class EvaluationTables(NamedTuple):
     """What evaluation needs and training must not see."""
 
     env: EnvParams
     true_reward: Table  # [U, I]
-    dominated: Table  # [G, I] bool: items of majority categories, a group a row
+    items: ItemFacts
+    activity: Table  # [U] int32 group of each user by logged rows: 0 light, 2 heavy
     scale: RewardScale  # of true rewards in the state
 
 
@@ -240,7 +248,10 @@ class TrainState(struct.PyTreeNode):
 
 
 class EpisodeMetrics(NamedTuple):
-    """The published metrics of one evaluation mode (protocol 6)."""
+    """The metrics of one evaluation mode (protocol 6).
+
+    Those from Novelty on are ours; Diversity is that of a successor of the protocol.
+    """
 
     R_tra: Array  # mean sum of true rewards of an episode
     len_tra: Array  # mean length of an episode
@@ -248,3 +259,9 @@ class EpisodeMetrics(NamedTuple):
     CV: Array  # distinct items / I
     CV_turn: Array  # distinct items / recommendations
     MCD: Array  # share of recommendations from majority categories; nan without any
+    Diversity: Array  # mean of 1 - similarity over an episode's pairs; nan without tags
+    Novelty: Array  # mean of -ln(popularity) of what was recommended
+    Gini: Array  # inequality of the items' shares of recommendations; 0 is equal
+    CV_light: Array  # CV among the third of the users with the fewest logged rows
+    CV_medium: Array  # the middle third
+    CV_heavy: Array  # the third with the most

@@ -28,13 +28,14 @@ from darlr_jax.runs.results import load_metrics, run_table, to_markdown
 from darlr_jax.runs.world_models import Report, WorldModelStore
 from darlr_jax.runs.writers import MetricsWriter, Row
 from darlr_jax.simulation.tables import check_sizes
-from darlr_jax.types import Array, TrainState, WorldModelTables
+from darlr_jax.types import Array, EpisodeMetrics, TrainState, WorldModelTables
 from darlr_jax.world_model.ensemble import fit_ensemble
 from darlr_jax.world_model.tables import predict_tables
 
 # Published metrics first, in this order; the rest follows as training reports it.
 _MODES = ("FB", "NX_0", "NX_10")
-_METRICS = ("R_tra", "len_tra", "R_each", "CV", "CV_turn", "MCD")
+_METRICS = EpisodeMetrics._fields
+_MAY_BE_UNDEFINED = ("_MCD", "_Diversity")  # without categories, without tags
 
 
 def train(
@@ -172,7 +173,7 @@ def _require_finite(
     values: Mapping[str, np.ndarray], seeds: Sequence[int], epoch: int
 ) -> None:
     for name, value in values.items():
-        if name.endswith("_MCD"):  # not defined without groups of categories
+        if name.endswith(_MAY_BE_UNDEFINED):
             continue
         for seed, number in zip(seeds, np.atleast_1d(value), strict=True):
             if not math.isfinite(number):

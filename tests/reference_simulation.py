@@ -7,8 +7,9 @@ is the list of items recommended so far in a session, oldest first.
 from __future__ import annotations
 
 import collections
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -280,18 +281,56 @@ def minibatch_sizes(count: int, size: int) -> list[int]:
 
 
 def episode_metrics(
-    episodes: Sequence[Sequence[tuple[int, float]]], dominated: np.ndarray
+    episodes: Sequence[Sequence[tuple[int, float]]],
+    dominated: np.ndarray,
+    popularity: Sequence[float],
+    similarity: Callable[[int, int], float],
+    groups: Sequence[int],
 ) -> dict[str, float]:
-    """The published metrics of episodes given as lists of (item, true reward)."""
+    """The metrics of episodes given as lists of (item, true reward).
+
+    `similarity` is that of two items, `groups` the activity group of each episode.
+    """
     steps = [step for episode in episodes for step in episode]
     reward = sum(paid for _, paid in steps)
-    shown = {item for item, _ in steps}
-    groups = [mean([group[item] for item, _ in steps]) for group in dominated]
+    shown = [item for item, _ in steps]
+    majority = [mean([group[item] for item in shown]) for group in dominated]
+    size = len(popularity)
     return {
         "R_tra": reward / len(episodes),
         "len_tra": len(steps) / len(episodes),
         "R_each": reward / len(steps),
-        "CV": len(shown) / dominated.shape[1],
-        "CV_turn": len(shown) / len(steps),
-        "MCD": mean(groups) if len(groups) else math.nan,
+        "CV": len(set(shown)) / size,
+        "CV_turn": len(set(shown)) / len(steps),
+        "MCD": mean(majority) if len(majority) else math.nan,
+        "Diversity": mean([diversity(episode, similarity) for episode in episodes]),
+        "Novelty": mean([-math.log(popularity[item]) for item in shown]),
+        "Gini": gini([shown.count(item) for item in range(size)]),
+        **{
+            f"CV_{name}": len(
+                {
+                    item
+                    for episode, group in zip(episodes, groups, strict=True)
+                    for item, _ in episode
+                    if group == number
+                }
+            )
+            / size
+            for number, name in enumerate(("light", "medium", "heavy"))
+        },
     }
+
+
+def diversity(
+    episode: Sequence[tuple[int, float]], similarity: Callable[[int, int], float]
+) -> float:
+    """Mean of 1 - similarity over the pairs of an episode, 1 where there is none."""
+    pairs = itertools.combinations([item for item, _ in episode], 2)
+    values = [1 - similarity(*pair) for pair in pairs]
+    return mean(values) if values else 1.0
+
+
+def gini(counts: Sequence[int]) -> float:
+    """Mean absolute difference of all pairs over twice the mean."""
+    differences = [abs(a - b) for a in counts for b in counts]
+    return mean(differences) / (2 * mean(counts))

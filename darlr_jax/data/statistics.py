@@ -205,7 +205,34 @@ def item_distances(true_reward: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squares, 0.0)).astype(np.float32)
 
 
+def item_popularity(dataset: Dataset) -> np.ndarray:
+    """The share of logged users who met each action: (n + 1) / (X + 1) (ours).
+
+    Repeats of one user count once; the ones keep items that nobody met above 0.
+
+    Returns:
+      [I] float32.
+    """
+    log, width = dataset.log, dataset.num_logged_items
+    cells = np.unique(log.users.astype(np.int64) * width + log.items)
+    met = np.bincount(cells % width, minlength=width)[dataset.environment_items]
+    return ((met + 1) / (dataset.num_logged_users + 1)).astype(np.float32)
+
+
 # --- users ----------------------------------------------------------------------------
+
+
+def activity_groups(dataset: Dataset, count: int) -> np.ndarray:
+    """Environment users in `count` groups of equal size, by their logged rows.
+
+    Returns:
+      [U] int32, 0 for those with the fewest; ties by lower id.
+    """
+    rows = np.bincount(dataset.log.users, minlength=dataset.num_logged_users)
+    order = np.argsort(rows[dataset.environment_users], kind="stable")
+    groups = np.empty(dataset.num_users, np.int32)
+    groups[order] = np.arange(dataset.num_users) * count // dataset.num_users
+    return groups
 
 
 def logged_feedback(dataset: Dataset) -> np.ndarray:

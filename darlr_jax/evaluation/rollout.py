@@ -20,14 +20,16 @@ from jax import lax
 from darlr_jax.agents import recommender
 from darlr_jax.agents.recommender import RecommenderNetworks, RecommenderParams
 from darlr_jax.config import EnvironmentConfig, ExperimentConfig
+from darlr_jax.data import statistics
 from darlr_jax.data.dataset import Dataset
-from darlr_jax.evaluation.metrics import episode_metrics
+from darlr_jax.evaluation.metrics import ACTIVITY_GROUPS, episode_metrics
 from darlr_jax.simulation import environment
 from darlr_jax.types import (
     Array,
     EnvParams,
     EnvState,
     EvaluationTables,
+    ItemFacts,
     Key,
     RewardScale,
     Trajectories,
@@ -59,7 +61,11 @@ def evaluation_tables(dataset: Dataset, env: EnvParams) -> EvaluationTables:
     return EvaluationTables(
         env=env,
         true_reward=true,
-        dominated=dataset.dominated,
+        items=ItemFacts(
+            dominated=dataset.dominated.astype(np.float32),
+            popularity=statistics.item_popularity(dataset),
+        ),
+        activity=statistics.activity_groups(dataset, len(ACTIVITY_GROUPS)),
         scale=RewardScale(np.min(true), np.max(true)),
     )
 
@@ -88,7 +94,9 @@ def evaluate(
         )
         keys = jax.random.split(episode_key, config.evaluation.episodes)
         drawn = _episodes(run, users, keys)
-        values = episode_metrics(drawn, tables.dominated)
+        values = episode_metrics(
+            drawn, tables.activity[users], tables.items, tables.env
+        )
         metrics |= {f"{mode.name}_{k}": v for k, v in values._asdict().items()}
         if config.evaluation.all_users:
             users = jnp.arange(num_users)

@@ -370,3 +370,36 @@ def test_outsiders_are_compared_where_nobody_acts(dataset):
     assert nearest.tolist() == statistics.nearest_outsiders(small, 2, 1)[0].tolist()
     with pytest.raises(DataError, match="4 neighbours in the log: synthetic has 3"):
         statistics.nearest_outsiders(small, 4)
+
+
+def test_popularity_counts_users_once(dataset):
+    log = make_log([(0, 1), (0, 1), (1, 1), (1, 2), (2, 0)])
+    small = dataclasses.replace(
+        dataset,
+        log=log,
+        num_logged_users=4,
+        num_logged_items=4,
+        environment_items=np.array([3, 1], np.int32),
+    )
+
+    popularity = statistics.item_popularity(small)
+
+    assert popularity.dtype == np.float32
+    np.testing.assert_allclose(popularity, [1 / 5, 3 / 5])
+
+
+def test_activity_groups_are_thirds_of_the_environment(dataset):
+    log = make_log([(0, 0)] * 5 + [(1, 0)] + [(2, 0)] * 9 + [(3, 0)] * 2)
+    small = dataclasses.replace(
+        dataset,
+        log=log,
+        num_logged_users=5,
+        environment_users=np.array([3, 0, 4, 1], np.int32),
+        true_reward=np.zeros((4, 2), np.float32),
+    )
+
+    groups = statistics.activity_groups(small, 3)
+
+    # Rows 2, 5, 0 and 1; of four users the lightest third are two.
+    assert groups.tolist() == [1, 2, 0, 0]
+    assert groups.dtype == np.int32
