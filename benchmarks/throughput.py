@@ -34,9 +34,6 @@ SEEDS = flags.DEFINE_integer("num_seeds", 1, "Seeds side by side.", lower_bound=
 REPEATS = flags.DEFINE_integer("repeats", 5, "Epochs timed.", lower_bound=1)
 JSON = flags.DEFINE_bool("json", False, "Print one line of JSON and nothing else.")
 
-# Users, items, logged share of the data sets whose files may be absent.
-_TWINS = {"coat": (290, 300, 0.08)}
-
 
 def main(argv: list[str]) -> None:
     """Measures and prints."""
@@ -56,11 +53,10 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
     """All figures of the module's docstring, with what they were measured on."""
     import jax
 
-    from darlr_jax.data.loading import load_dataset
     from darlr_jax.experiment import build_experiment, init_seeds
     from darlr_jax.world_model.tables import predict_tables
 
-    dataset = load_dataset(data_config(config), cli.DATA_DIR.value)
+    dataset = cli.prepare_dataset(data_config(config))
     ensemble, samples_per_second = time_world_model(dataset, config)
     experiment = build_experiment(dataset, predict_tables(ensemble, dataset), config)
     states = init_seeds(experiment, range(num_seeds))
@@ -71,7 +67,7 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
     transitions = steps / train_seconds
     learned = experiment.program.selector is not None
     return {
-        "dataset": config.dataset.name,
+        "dataset": dataset.name,
         "method": config.method,
         "tracker": config.tracker.kind,
         "k_sel": config.selector.k_sel if learned else None,
@@ -89,15 +85,13 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
 
 
 def data_config(config: ExperimentConfig) -> config_lib.DatasetConfig:
-    """The data set, or a synthetic one of its size where no files are given."""
-    name = config.dataset.name
-    if cli.DATA_DIR.value is not None or name not in _TWINS:
-        return config.dataset
-    users, items, density = _TWINS[name]
-    sizes = config_lib.SyntheticConfig(
-        num_users=users, num_items=items, log_density=density
-    )
-    return config_lib.DatasetConfig(name="synthetic", synthetic=sizes)
+    """The data set, or its twin of official size where no files are given."""
+    from darlr_jax.data.loading import MODULES
+
+    dataset = config.dataset
+    if cli.DATA_DIR.value is not None or dataset.twin or dataset.name not in MODULES:
+        return dataset
+    return config_lib.replace(dataset, {"twin": True, "twin_scale": 1.0})
 
 
 def time_world_model(dataset: Any, config: ExperimentConfig) -> tuple[Any, float]:

@@ -54,12 +54,9 @@ def build_experiment(
     """Assembles a method on a data set. Raises ConfigError on contradictions."""
     validate(config)
     tables = build_tables(dataset, world_model, config)
-    truth = evaluation_tables(dataset, tables.env)
-    return Experiment(
-        build_program(config, tables),
-        *_to_device(tables, truth),
-        coefficients_of(config),
-    )
+    program = build_program(config, tables)
+    tables, truth = _to_device(tables, evaluation_tables(dataset, tables.env))
+    return Experiment(program, tables, truth, coefficients_of(config))
 
 
 def _to_device(*trees: Any) -> tuple:

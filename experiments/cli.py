@@ -6,19 +6,34 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
 from darlr_jax import config as config_lib
-from darlr_jax.config import ConfigError, ExperimentConfig
+from darlr_jax.config import ConfigError, DatasetConfig, ExperimentConfig
 from darlr_jax.methods import METHODS
 from darlr_jax.presets import DATASETS, preset
+
+if TYPE_CHECKING:
+    from darlr_jax.data.dataset import Dataset
 
 DATASET = flags.DEFINE_string(
     "dataset", "synthetic", f"Data set: {', '.join(DATASETS)}."
 )
 DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder with a folder of the official files for each data set."
+    "data_dir",
+    None,
+    "Folder with a folder of the official files for each data set; if not given, files "
+    "are downloaded into the folder of --cache_dir.",
+)
+TWIN = flags.DEFINE_bool(
+    "twin",
+    False,
+    "Use generated files of the official form instead of the official ones.",
+)
+TWIN_SCALE = flags.DEFINE_float(
+    "twin_scale", None, "Size of a twin as a share of the official counts, 1 at most."
 )
 METHOD = flags.DEFINE_string("method", "darlr", f"Method: {', '.join(METHODS)}.")
 EPOCHS = flags.DEFINE_integer(
@@ -50,6 +65,10 @@ def experiment_config() -> ExperimentConfig:
         if path in changes:
             flag = path.partition(".")[0]
             raise ConfigError(f"--set={path}=...: use --{flag}, which selects a preset")
+    if TWIN.value:
+        changes = {"dataset.twin": True} | changes
+    if TWIN_SCALE.value is not None:
+        changes = {"dataset.twin_scale": TWIN_SCALE.value} | changes
     if EPOCHS.value is not None:
         changes = {"training.epochs": EPOCHS.value} | changes
     config = config_lib.replace(config, changes)
@@ -85,6 +104,24 @@ def cache_directory() -> pathlib.Path:
             f"--cache_dir={path}: cannot be created ({error.strerror})"
         ) from error
     return path
+
+
+def prepare_dataset(config: DatasetConfig, *, download: bool = False) -> Dataset:
+    """The data set, found, downloaded or generated as the flags say; says what it does.
+
+    Raises:
+      DataError: files are missing or malformed; names them and what to do.
+    """
+    from darlr_jax.data import preparation
+
+    data_dir = pathlib.Path(DATA_DIR.value).expanduser() if DATA_DIR.value else None
+    folders = preparation.Folders(data_dir, cache_directory())
+    return preparation.prepare(config, folders, say, download=download)
+
+
+def say(text: str) -> None:
+    """Progress for whoever watches; results go to standard output."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def configure_jax() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from darlr_jax.config import ExperimentConfig, WorldModelConfig
 from darlr_jax.data.dataset import Dataset
-from darlr_jax.data.loading import data_hash, load_dataset
+from darlr_jax.data.loading import data_hash
 from darlr_jax.experiment import (
     Experiment,
     RunEpoch,
@@ -31,6 +31,7 @@ from darlr_jax.simulation.tables import check_sizes
 from darlr_jax.types import Array, EpisodeMetrics, TrainState, WorldModelTables
 from darlr_jax.world_model.ensemble import fit_ensemble
 from darlr_jax.world_model.tables import predict_tables
+from experiments.cli import say
 
 # Published metrics first, in this order; the rest follows as training reports it.
 _MODES = ("FB", "NX_0", "NX_10")
@@ -40,17 +41,16 @@ _MAY_BE_UNDEFINED = ("_MCD", "_Diversity")  # without categories, without tags
 
 def train(
     config: ExperimentConfig,
+    dataset: Dataset,
     seeds: Sequence[int],
     workdir: str,
     *,
-    data_dir: str | None,
     cache_dir: pathlib.Path,
     resume: str,
     overwrite: bool,
     checkpoint_every: int,
 ) -> None:
     """Trains, evaluates and reports; continues what `workdir` holds."""
-    dataset = load_dataset(config.dataset, data_dir)
     check_sizes(dataset, config)  # before anything is written
     store = WorldModelStore(cache_dir / "world_models")
     with RunDirectory.open(
@@ -62,7 +62,7 @@ def train(
         resume=resume,
         overwrite=overwrite,
     ) as run:
-        _say(
+        say(
             f"{dataset.name}: {dataset.num_users} users x {dataset.num_items} items, "
             f"{len(dataset.log):,} logged; evaluation pays: {dataset.ground_truth}"
         )
@@ -86,13 +86,13 @@ def world_model(
     stored = store.load(config, data_hash(dataset))
     if stored is not None:
         errors = _describe_errors(stored[1][-1])
-        _say(f"world model: reused, epoch {len(stored[1]) - 1}: {errors}")
+        say(f"world model: reused, epoch {len(stored[1]) - 1}: {errors}")
         return stored
     started = time.perf_counter()
 
     def show(row: Mapping[str, float]) -> None:
         seconds = time.perf_counter() - started
-        _say(
+        say(
             f"world model: epoch {row['epoch']:.0f}/{config.epochs}  {seconds:.1f} s  "
             f"{_describe_errors(row)}"
         )
@@ -114,11 +114,11 @@ def _train_epochs(
     if done:
         states = checkpoints.restore(states)
         done = int(np.asarray(states.epoch)[0])
-        _say(f"{run.path}: continues after epoch {done}")
+        say(f"{run.path}: continues after epoch {done}")
     writer.truncate_after(done)
     compiled, seconds = _compile(experiment, states)
     run.update(compile_seconds=seconds)
-    _say(f"compiled in {seconds:.1f} s")
+    say(f"compiled in {seconds:.1f} s")
     progress = Progress(
         training.epochs,
         training.steps_per_epoch * len(seeds),
@@ -201,7 +201,3 @@ def _describe_errors(row: Mapping[str, float]) -> str:
 def _jsonable(report: Report) -> list[dict[str, float | None]]:
     """JSON has no word for not-a-number."""
     return [{k: v if math.isfinite(v) else None for k, v in r.items()} for r in report]
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

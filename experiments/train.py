@@ -36,14 +36,15 @@ def main(argv: list[str]) -> None:
     config = cli.experiment_config()  # before JAX is imported: mistakes answer at once
     seeds = cli.parse_seeds(SEEDS.value)
     cli.configure_jax()
+    dataset = cli.prepare_dataset(config.dataset)
     from experiments import session
 
     workdir = WORKDIR.value or f"runs/{config.dataset.name}_{config.method}"
     session.train(
         config,
+        dataset,
         seeds,
         workdir,
-        data_dir=cli.DATA_DIR.value,
         cache_dir=cli.cache_directory(),
         resume=RESUME.value,
         overwrite=OVERWRITE.value,

@@ -34,6 +34,8 @@ TRUTH = "coat_pseudoGT_ratingM.ascii"
 USER_FEATURES = "user_item_features/user_features.ascii"
 ITEM_FEATURES = "user_item_features/item_features.ascii"
 
+FILES = (TRAIN, TEST, TRUTH, USER_FEATURES, ITEM_FEATURES)
+
 TRUTH_MD5 = "dea35971e6998da548bac2a47fc5c396"
 
 _COAT = "https://www.cs.cornell.edu/~schnabts/mnar/"
@@ -55,7 +57,6 @@ def load(data_dir: str | Path) -> Dataset:
     truth = _read_ratings(folder / TRUTH, low=1, origin=_SOFA)
     users = _read_one_hot(folder / USER_FEATURES, NUM_USERS, USER_BLOCKS)
     items = _read_one_hot(folder / ITEM_FEATURES, NUM_ITEMS, ITEM_BLOCKS)
-    names = (TRAIN, TEST, TRUTH, USER_FEATURES, ITEM_FEATURES)
     return Dataset(
         name="coat",
         log=log,
@@ -75,7 +76,7 @@ def load(data_dir: str | Path) -> Dataset:
         ),
         dominated_names=tuple(items),
         ground_truth=_describe_truth(folder / TRUTH),
-        sources={name: text.digest(folder / name) for name in names},
+        sources={name: text.digest(folder / name) for name in FILES},
     )
 
 

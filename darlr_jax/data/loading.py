@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from darlr_jax.config import DatasetConfig, nearest_name
-from darlr_jax.data import coat, synthetic
+from darlr_jax.data import (
+    coat,
+    kuairand,
+    kuairec,
+    movielens,
+    own,
+    synthetic,
+    yahoo,
+)
 from darlr_jax.data.dataset import (
     CategoricalFeature,
     DataError,
@@ -16,13 +25,36 @@ from darlr_jax.data.dataset import (
     InteractionLog,
 )
 
+# Data sets that are read from their publishers' files, in a folder of their own.
+MODULES: dict[str, Any] = {
+    "coat": coat,
+    "kuairand": kuairand,
+    "kuairec": kuairec,
+    "movielens": movielens,
+    "yahoo": yahoo,
+}
+
+_Load = Callable[[str, DatasetConfig], Dataset]
+_LOADERS: dict[str, _Load] = {
+    "coat": lambda folder, config: coat.load(folder),
+    "csv": lambda folder, config: own.load(config.csv, config.completion),
+    "kuairand": lambda folder, config: kuairand.load(
+        folder, config.kuairand, config.completion
+    ),
+    "kuairec": lambda folder, config: kuairec.load(folder, config.kuairec),
+    "movielens": lambda folder, config: movielens.load(folder, config.completion),
+    "synthetic": lambda folder, config: synthetic.generate(config.synthetic),
+    "yahoo": lambda folder, config: yahoo.load(folder, config.completion),
+}
+
 
 def load_dataset(config: DatasetConfig, data_dir: str | None = None) -> Dataset:
     """Loads or generates the data set of a configuration, and checks it.
 
     Args:
       config: `config.name` says which.
-      data_dir: the folder that holds one folder a data set; `synthetic` needs none.
+      data_dir: the folder that holds one folder a data set; `synthetic` and `csv` need
+        none.
 
     Raises:
       DataError: unknown name, missing or malformed files, contradictory contents.
@@ -30,33 +62,14 @@ def load_dataset(config: DatasetConfig, data_dir: str | None = None) -> Dataset:
     if config.name not in _LOADERS:
         hint = nearest_name(config.name, _LOADERS)
         raise DataError(f"dataset.name={config.name!r}: no such data set; {hint}")
-    dataset = _LOADERS[config.name](config, data_dir)
-    check(dataset)
-    return dataset
-
-
-def _load_coat(config: DatasetConfig, data_dir: str | None) -> Dataset:
-    return coat.load(_require_folder(config, data_dir))
-
-
-def _generate(config: DatasetConfig, data_dir: str | None) -> Dataset:
-    del data_dir  # There is nothing to read.
-    return synthetic.generate(config.synthetic)
-
-
-_LOADERS: dict[str, Callable[[DatasetConfig, str | None], Dataset]] = {
-    "coat": _load_coat,
-    "synthetic": _generate,
-}
-
-
-def _require_folder(config: DatasetConfig, data_dir: str | None) -> str:
-    if not data_dir:
+    if config.name in MODULES and not data_dir:
         raise DataError(
             f"dataset.name={config.name!r}: its files are needed; give --data_dir=DIR "
             f"where DIR/{config.name} holds them"
         )
-    return data_dir
+    dataset = _LOADERS[config.name](data_dir or "", config)
+    check(dataset)
+    return dataset
 
 
 def data_hash(dataset: Dataset) -> str:

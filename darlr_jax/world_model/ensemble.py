@@ -24,7 +24,6 @@ from darlr_jax.types import Array, Key, Params
 from darlr_jax.world_model.negatives import TrainingPairs, draw_training_pairs
 from darlr_jax.world_model.ranking import rating_errors
 
-
 _ROWS_A_BLOCK = 1 << 18  # bounds the memory of predicting the held-out rows
 
 

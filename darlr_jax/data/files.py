@@ -1,0 +1,56 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+_TRIES = 20  # to put a folder in the place of one that others replace all the time
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write a file or a folder to; it becomes `path` if the block succeeds.
+
+    Readers, and a process that is killed, see the old contents or the new ones, never
+    half; an old folder is absent for an instant. The last of several writers wins.
+    """
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        _put(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _put(temporary: Path, path: Path) -> None:
+    for _ in range(_TRIES):
+        try:
+            os.replace(temporary, path)
+            return
+        except OSError as error:
+            # Nothing can take the place of a folder that holds something.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            aside = _temporary(path)
+            with contextlib.suppress(FileNotFoundError):  # another writer was faster
+                os.replace(path, aside)
+            _remove(aside)
+    raise OSError(errno.EBUSY, "is replaced by others all the time", str(path))
+
+
+def _temporary(path: Path) -> Path:
+    """A name that no other writer uses, in the same file system, hidden from `ls`."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

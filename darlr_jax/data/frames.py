@@ -1,0 +1,455 @@
+"""Delimited text files as data frames, with errors that say where to look.
+
+pandas' C engine reads blocks of rows with typed columns. It skips what it does not
+know, fills rows that are too short and says little of where trouble is: so each block
+is checked, and at any trouble a second, slow reading finds the first cell at fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import math
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from darlr_jax.data.dataset import DataError
+
+MAX_ID = 2**31 - 1  # ids are int32
+BLOCK_ROWS = 1 << 20
+
+_LARGEST = 2**62  # beyond it, whole numbers may be read as texts
+
+_MISSING = ("", "NaN", "nan", "NULL", "null")  # texts of a missing number
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+_UNIT = "\x1f"  # takes the place of a separator of several characters
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
+
+
+class Column(NamedTuple):
+    """What a column of a file must hold."""
+
+    name: str
+    kind: Literal["int", "float", "text"]
+    low: float = -math.inf
+    high: float = math.inf
+    missing: bool = False  # a number may be missing (then NaN), a text empty
+    pattern: str = ""  # regular expression for the whole of a text that is not empty
+    example: str = ""  # a text that matches, for people
+
+    @property
+    def dtype(self) -> Literal["int32", "int64", "float64", "str"]:
+        """int32 where all of `low..high` fits in, otherwise int64; float64; str.
+
+        A whole number that may be missing is a float64, too, for the sake of its NaN.
+        """
+        if self.kind == "text":
+            return "str"
+        if self.kind == "float" or self.may_be_nan:
+            return "float64"
+        return "int32" if max(-1 - self.low, self.high) < 2**31 else "int64"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest number accepted, both finite."""
+        return max(self.low, -_LARGEST), min(self.high, _LARGEST)
+
+    @property
+    def may_be_nan(self) -> bool:
+        """Whether a missing cell is read as NaN."""
+        return self.missing and self.kind != "text"
+
+    def accepts(self, text: str) -> bool:
+        """Whether a cell with this text is one of this column."""
+        if self.kind == "text":
+            if not text:
+                return self.missing
+            return not self.pattern or bool(re.fullmatch(self.pattern, text))
+        if text in _MISSING:
+            return self.missing
+        if not _NUMBER.fullmatch(text):
+            return False
+        value = float(text)
+        low, high = self.bounds
+        return low <= value <= high and (self.kind == "float" or value.is_integer())
+
+    def describe(self) -> str:
+        """What is expected, in words."""
+        noun = {"int": "a whole number", "float": "a number", "text": "a text"}
+        bounds = (("at least", self.low), ("at most", self.high))
+        limits = [f"{how} {n:.12g}" for how, n in bounds if math.isfinite(n)]
+        words = noun[self.kind]
+        words += " of " + " and ".join(limits) if limits else ""
+        words += f" like {self.example!r}" if self.example else ""
+        return words + (" or nothing" if self.missing else "")
+
+
+class _Table(NamedTuple):
+    """A file, and how it is to be read."""
+
+    path: Path
+    columns: Sequence[Column]
+    origin: str
+    separator: str
+    header: Sequence[str] | None
+    encoding: str
+
+    @property
+    def delimiter(self) -> str:
+        """The one character that separates fields once the file is open."""
+        return self.separator if len(self.separator.encode()) == 1 else _UNIT
+
+    @property
+    def quoting(self) -> Literal[0, 3]:
+        """Whether `"` may enclose fields: with no separator of several characters."""
+        return csv.QUOTE_NONE if self.delimiter == _UNIT else csv.QUOTE_MINIMAL
+
+
+def find(folder: Path, name: str, subfolders: Sequence[str] = ()) -> Path:
+    """Where the file `name` lies: in `folder`, or as deep as its publisher packs it.
+
+    Args:
+      folder: that of the data set.
+      name: the official name; a compressed file `name`.gz serves as well.
+      subfolders: patterns of folders within `folder`, as `KuaiRec*/data`.
+
+    Returns:
+      The first path that exists, else `folder / name`, for the error that follows.
+    """
+    patterns = (name, *(f"{subfolder}/{name}" for subfolder in subfolders))
+    found = (
+        path
+        for pattern in patterns
+        for suffix in ("", ".gz")
+        for path in sorted(folder.glob(pattern + suffix))
+    )
+    return next(found, folder / name)
+
+
+def distinct(values: pd.Series, *, path: Path) -> np.ndarray:
+    """The raw ids of a column of the file at `path`, which must not repeat any."""
+    for repeated in values[values.duplicated()][:1]:
+        raise DataError(
+            f"{path}: column {values.name!r}: expected every id once, found {repeated} "
+            "twice"
+        )
+    return values.to_numpy()
+
+
+def positions(
+    values: pd.Series, ids: np.ndarray, *, path: Path, listed_in: str
+) -> np.ndarray:
+    """Where each of the raw ids of a column stands in `ids`.
+
+    Args:
+      values: [N] a column of the file at `path`.
+      ids: [n] sorted, without repetition.
+      path: for the error.
+      listed_in: what the ids come from, for the error.
+
+    Returns:
+      [N] int32 in [0, n).
+
+    Raises:
+      DataError: a value is none of `ids`.
+    """
+    raw = values.to_numpy()
+    found = np.searchsorted(ids, raw).astype(np.int32)
+    known = found < len(ids)
+    known[known] = ids[found[known]] == raw[known]
+    if not known.all():
+        raise DataError(
+            f"{path}: column {values.name!r}: expected ids of {listed_in}, found "
+            f"{raw[~known][0]}"
+        )
+    return found
+
+
+def read_table(
+    path: Path,
+    columns: Sequence[Column],
+    *,
+    origin: str,
+    separator: str = ",",
+    header: Sequence[str] | None = None,
+    encoding: str = "utf-8-sig",
+) -> pd.DataFrame:
+    """Reads some columns of a delimited text file.
+
+    A byte-order mark, Windows line ends, blank lines, quoted fields and other columns
+    are harmless. A file whose name ends in .gz is decompressed.
+
+    Args:
+      path: the file.
+      columns: what is read, and what it must be.
+      origin: who publishes the file; told to whoever lacks it.
+      separator: of fields, one character or, without quoting, several.
+      header: the names of all columns of a file that begins without them.
+      encoding: of the text.
+
+    Returns:
+      The columns in the order asked for, of the types of `Column.dtype`; at least one
+      row, in the order of the file.
+
+    Raises:
+      DataError: the file is missing, unreadable, empty, truncated, damaged or no text;
+        a column is missing or there twice; a row has too few or too many fields; a cell
+        is no such number, out of range, infinite or empty. Names the file and, where
+        there is one, the line and the column.
+    """
+    blocks = read_blocks(
+        path,
+        columns,
+        origin=origin,
+        separator=separator,
+        header=header,
+        encoding=encoding,
+    )
+    return pd.concat(list(blocks), ignore_index=True)
+
+
+def read_blocks(
+    path: Path,
+    columns: Sequence[Column],
+    *,
+    origin: str,
+    separator: str = ",",
+    header: Sequence[str] | None = None,
+    encoding: str = "utf-8-sig",
+    block_rows: int = BLOCK_ROWS,
+) -> Iterator[pd.DataFrame]:
+    """`read_table` block by block, for files that are larger than the memory.
+
+    Whether all rows are of the right length is known after the last block only: read to
+    the end before relying on any.
+    """
+    if not separator or set(separator) & set('"\r\n'):
+        raise DataError(f"{path}: {separator!r} cannot separate the fields of a row")
+    table = _Table(path, columns, origin, separator, header, encoding)
+    width, positions = _find_columns(table)
+    rows, trouble = 0, ""
+    with _open(table, width) as stream:
+        try:
+            for block in _parse(table, positions, stream, block_rows):
+                rows += len(block)
+                yield block
+        except (*_DAMAGE, OSError, ValueError, OverflowError) as error:
+            trouble = str(error).partition("\n")[0]
+    if trouble or not stream.regular:
+        # Quotes and blank lines lead here, too: then nothing is at fault.
+        _raise_first_fault(table, width, positions, good_cells=rows)
+    if trouble:
+        raise DataError(f"{path}: cannot be read as a table: {trouble}")
+    if not rows:
+        raise DataError(f"{path}: is empty; expected at least one row")
+
+
+# --- the fast reading -----------------------------------------------------------------
+
+
+class _Stream(io.RawIOBase):
+    """The bytes of a file, looking for what pandas passes over in silence."""
+
+    def __init__(self, file: BinaryIO, delimiter: str, width: int) -> None:
+        self._file = file
+        self._row = delimiter.encode() * (width - 1) + b"\n"  # the marks of one row
+        self._others = bytes(set(range(1, 256)) - set(self._row))  # any byte but NUL
+        self._place = 0  # in the marks of a row
+        self._as_expected = True
+
+    @property
+    def regular(self) -> bool:
+        """Whether every line had as many separators as a row without quotes has."""
+        return self._as_expected and self._place in (0, len(self._row) - 1)
+
+    def readable(self) -> bool:
+        """True, as `io.RawIOBase` wants it said."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills `buffer` as far as the file goes and returns how far that is."""
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        marks = data.translate(None, self._others)
+        end = self._place + len(marks)
+        expected = self._row * (end // len(self._row) + 1)
+        self._as_expected &= marks == expected[self._place : end]
+        self._place = end % len(self._row)
+        return len(data)
+
+    def text(self, encoding: str) -> io.TextIOWrapper:
+        """The decoded text, with its line ends as they are."""
+        buffered = io.BufferedReader(self, 1 << 20)
+        return io.TextIOWrapper(buffered, encoding=encoding, newline="")
+
+
+@contextlib.contextmanager
+def _open(table: _Table, width: int = 1) -> Iterator[_Stream]:
+    """Opens, decompresses, and makes the separator a single character."""
+    path = table.path
+    try:
+        file = (gzip.open if path.suffix == ".gz" else open)(path, "rb")
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such file; it comes from {table.origin} and belongs at this "
+            "path"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    with file:
+        source: Any = file
+        if table.delimiter != table.separator:
+            with _explained(table):
+                content = file.read()
+            content = content.replace(table.separator.encode(), _UNIT.encode())
+            source = io.BytesIO(content)
+        yield _Stream(source, table.delimiter, width)
+
+
+def _parse(
+    table: _Table, positions: dict[str, int], stream: _Stream, block_rows: int
+) -> Iterator[pd.DataFrame]:
+    """The blocks; any exception means that something in the file is at fault."""
+    names = sorted(positions, key=positions.__getitem__)
+    reader = pd.read_csv(
+        stream.text(table.encoding),
+        engine="c",
+        sep=table.delimiter,
+        quoting=table.quoting,
+        header=None if table.header else 0,
+        names=names,
+        usecols=[positions[name] for name in names],
+        index_col=False,
+        # Numbers are inferred, as a given type would turn "True" into 1 in silence.
+        dtype={c.name: "str" for c in table.columns if c.kind == "text"},
+        keep_default_na=False,
+        na_values={c.name: _MISSING for c in table.columns if c.may_be_nan},
+        low_memory=False,  # a block is small, and has one type a column
+        chunksize=block_rows,
+    )
+    with reader:
+        for block in reader:
+            if block.empty:
+                return
+            values = {c.name: _checked(block[c.name], c) for c in table.columns}
+            yield pd.DataFrame(values)
+
+
+def _checked(values: pd.Series, column: Column) -> pd.Series:
+    """`values` as the column's type.
+
+    Raises:
+      ValueError: they are not of it, or some are out of range.
+    """
+    if column.kind == "text":
+        texts = values[values != ""] if column.missing else values
+        valid = bool(texts.str.fullmatch(column.pattern or ".+", flags=re.DOTALL).all())
+    elif values.dtype.kind not in "iuf":
+        valid = False
+    else:
+        present = (values.dropna() if column.missing else values).to_numpy()
+        low, high = column.bounds
+        inside = (low <= present) & (present <= high)
+        if column.kind == "int":
+            inside &= present == np.floor(present)
+        valid = bool(inside.all())
+    if not valid:
+        raise ValueError(f"column {column.name!r}: expected {column.describe()}")
+    return values.astype(column.dtype)
+
+
+# --- the slow reading -----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _explained(table: _Table) -> Iterator[None]:
+    """What can go wrong with bytes before they are fields, as a DataError."""
+    try:
+        yield
+    except _DAMAGE:
+        raise DataError(
+            f"{table.path}: is a damaged or truncated gzip file; fetch it again from "
+            f"{table.origin}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{table.path}: is no text file: found bytes that are not {error.encoding}"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{table.path}: cannot be read: {error.strerror}") from None
+
+
+def _rows(table: _Table) -> Iterator[tuple[int, list[str]]]:
+    """(line, as an editor counts; fields) of every row that is not blank."""
+    with _explained(table), _open(table) as stream:
+        lines = stream.text(table.encoding)
+        reader = csv.reader(
+            lines, delimiter=table.delimiter, quoting=table.quoting, strict=True
+        )
+        try:
+            for row in reader:
+                joined = "".join(row)
+                if "\0" in joined:  # would hide the rest of a field from pandas
+                    raise csv.Error("found a NUL character")
+                if len(row) > 1 or joined.strip():
+                    yield reader.line_num, row
+        except csv.Error as error:
+            raise DataError(
+                f"{table.path}: line {reader.line_num}: cannot be split into fields: "
+                f"{error}"
+            ) from None
+
+
+def _find_columns(table: _Table) -> tuple[int, dict[str, int]]:
+    """The number of fields a row, and where those asked for are."""
+    header = table.header
+    if header is None:
+        _, header = next(_rows(table), (0, []))
+        if not header:
+            raise DataError(f"{table.path}: is empty; expected a line of column names")
+    found = [name.strip() for name in header]
+    for column in table.columns:
+        if found.count(column.name) != 1:
+            times = "twice" if column.name in found else "not"
+            raise DataError(
+                f"{table.path}: line 1: expected a column {column.name!r}, which is "
+                f"{times} among {', '.join(found)[:200]}"
+            )
+    return len(found), {c.name: found.index(c.name) for c in table.columns}
+
+
+def _raise_first_fault(
+    table: _Table, width: int, positions: dict[str, int], good_cells: int
+) -> None:
+    """Raises DataError at the first row or cell at fault, if there is any.
+
+    The cells of the first `good_cells` rows are known to be good and not checked again,
+    as that would take minutes; how many there are is not known of any row.
+    """
+    rows = _rows(table)
+    if table.header is None:
+        next(rows)
+    for index, (line, row) in enumerate(rows):
+        if len(row) != width:
+            hint = "" if next(rows, None) else "; the file ends here: is it truncated?"
+            raise DataError(
+                f"{table.path}: line {line}: expected {width} fields, found "
+                f"{len(row)}{hint}"
+            )
+        if index < good_cells:
+            continue
+        for column in table.columns:
+            text = row[positions[column.name]]
+            if not column.accepts(text):
+                raise DataError(
+                    f"{table.path}: line {line}, column {column.name!r}: expected "
+                    f"{column.describe()}, found {text[:20]!r}"
+                )
