@@ -2,13 +2,17 @@
 
     python -m benchmarks.throughput --dataset=coat --method=darlr --json
 
-Speeds depend on sizes alone: without --data_dir, Coat is replaced by a synthetic twin
-of its size. Figures are medians over --repeats epochs, the first one not counted:
+Speeds depend on sizes alone: without --data_dir, a data set is replaced by its twin of
+official size. With --invented_world_model the tables that policies are trained on are
+random numbers, as to fit a world model to 12.5 M rows takes long. Figures are medians
+over --repeats epochs, the first one not counted:
 
     transitions_per_second        real transitions, updates of all agents included
     selector_picks_per_second     the same, times k_sel; null without a learned selector
-    world_model_samples_per_second  (logged row, negative) pairs, times members
+    world_model_samples_per_second  (logged row, negative) pairs, times members; null
+                                  with an invented one
     evaluation_episodes_per_second  sampled episodes of all three modes
+    tables_seconds                to compare users and build the tables of a run
     compile_seconds               of the training epoch and the evaluation
     peak_rss_mib                  host memory of the process
 """
@@ -32,6 +36,9 @@ from experiments import cli
 
 SEEDS = flags.DEFINE_integer("num_seeds", 1, "Seeds side by side.", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 5, "Epochs timed.", lower_bound=1)
+INVENTED = flags.DEFINE_bool(
+    "invented_world_model", False, "Time policies on random tables."
+)
 JSON = flags.DEFINE_bool("json", False, "Print one line of JSON and nothing else.")
 
 
@@ -54,11 +61,15 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
     import jax
 
     from darlr_jax.experiment import build_experiment, init_seeds
-    from darlr_jax.world_model.tables import predict_tables
 
     dataset = cli.prepare_dataset(data_config(config))
-    ensemble, samples_per_second = time_world_model(dataset, config)
-    experiment = build_experiment(dataset, predict_tables(ensemble, dataset), config)
+    if INVENTED.value:
+        world_model, samples_per_second = invented_tables(dataset, config), None
+    else:
+        world_model, samples_per_second = time_world_model(dataset, config)
+    experiment, tables_seconds = timed(
+        lambda: build_experiment(dataset, world_model, config)
+    )
     states = init_seeds(experiment, range(num_seeds))
     train_seconds, train_compile, states, steps = time_training(
         experiment, states, repeats
@@ -79,6 +90,7 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
         else None,
         "world_model_samples_per_second": samples_per_second,
         "evaluation_episodes_per_second": episodes * num_seeds / eval_seconds,
+        "tables_seconds": tables_seconds,
         "compile_seconds": train_compile + eval_compile,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
@@ -95,8 +107,9 @@ def data_config(config: ExperimentConfig) -> config_lib.DatasetConfig:
 
 
 def time_world_model(dataset: Any, config: ExperimentConfig) -> tuple[Any, float]:
-    """A fitted ensemble and its pairs per second; the first epoch compiles."""
+    """Tables of a fitted ensemble and its pairs a second; the first epoch compiles."""
     from darlr_jax.world_model.ensemble import fit_ensemble
+    from darlr_jax.world_model.tables import predict_tables
 
     stamps: list[float] = []
     ensemble = fit_ensemble(
@@ -104,7 +117,28 @@ def time_world_model(dataset: Any, config: ExperimentConfig) -> tuple[Any, float
     )
     epochs = [end - start for start, end in itertools.pairwise(stamps[1:])]
     pairs = len(dataset.log) * config.world_model.negatives * config.world_model.members
-    return ensemble, pairs / statistics.median(epochs) if epochs else float("nan")
+    speed = pairs / statistics.median(epochs) if epochs else float("nan")
+    return predict_tables(ensemble, dataset), speed
+
+
+def invented_tables(dataset: Any, config: ExperimentConfig) -> Any:
+    """Tables of the right shapes, without a world model."""
+    import numpy as np
+
+    from darlr_jax.types import WorldModelTables
+
+    rng = np.random.default_rng(0)
+    slots = 1 + sum(feature.codes.shape[1] for feature in dataset.item_features)
+    width = config.world_model.embedding_dim
+    shape = dataset.true_reward.shape
+    return WorldModelTables(
+        prediction=rng.random(shape, np.float32),
+        variance=rng.random(shape, np.float32),
+        item_vectors=rng.random(
+            (shape[1], width * slots + dataset.item_dense.shape[1]), np.float32
+        ),
+        user_vectors=rng.random((shape[0], width), np.float32),
+    )
 
 
 def time_training(experiment: Any, states: Any, repeats: int) -> tuple:
