@@ -25,6 +25,7 @@ from darlr_jax.world_model.negatives import TrainingPairs, draw_training_pairs
 from darlr_jax.world_model.ranking import rating_errors
 
 _ROWS_A_BLOCK = 1 << 18  # bounds the memory of predicting the held-out rows
+_STEPS_A_CALL = 256  # gradient steps between two reports of progress
 
 
 class Sides(NamedTuple):
@@ -77,6 +78,7 @@ def fit_ensemble(
     dataset: Dataset,
     config: WorldModelConfig,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> Ensemble:
     """Fits all members at once on the same pairs, each in its own order.
 
@@ -84,6 +86,7 @@ def fit_ensemble(
       dataset: its `log` is fitted, its `held_out` reported on.
       config: schedule and architecture.
       on_epoch: called with each row of the report as soon as it is known.
+      on_progress: called with the share of an epoch that is done, now and then.
 
     Returns:
       The ensemble. A report row holds `epoch` (0 = before training), `loss` (training
@@ -96,27 +99,21 @@ def fit_ensemble(
     sides, network = build_network(dataset, config)
     pairs = draw_training_pairs(dataset, config.negatives, config.seed)
     optimizer = optax.adam(config.learning_rate)
-    epoch = functools.partial(
-        _train_epoch, network=network, optimizer=optimizer, config=config
-    )
-    train_epoch = jax.jit(jax.vmap(epoch, in_axes=(0, None, None)), donate_argnums=0)
-    predict = jax.jit(functools.partial(predict_labels, network=network))
-    held_out = dataset.held_out
     members = _init_members(network, optimizer, sides, config)
-    device_pairs = jax.tree.map(jnp.asarray, pairs)
+    train = _compile_epoch(network, optimizer, pairs, sides, config)
+    predict = jax.jit(functools.partial(predict_labels, network=network))
     report = []
     for number in range(config.epochs + 1):
         loss = float("nan")
         if number:
-            members, losses = train_epoch(members, device_pairs, sides)
-            loss = float(jnp.mean(losses))
+            members, loss = train(members, on_progress)
             if not np.isfinite(loss):
                 raise FloatingPointError(
                     f"world model: the loss of epoch {number} is {loss}; lower "
                     "world_model.learning_rate, or check the labels of the log"
                 )
-        predicted = _predict_log(predict, members.params, held_out, sides)
-        errors = rating_errors(predicted, held_out)
+        predicted = _predict_log(predict, members.params, dataset.held_out, sides)
+        errors = rating_errors(predicted, dataset.held_out)
         report.append({"epoch": number, "loss": loss, **errors})
         on_epoch(report[-1])
     return Ensemble(network, members.params, sides, report)
@@ -194,8 +191,54 @@ def _init_members(
     return jax.jit(jax.vmap(init))(init_keys, order_keys)
 
 
-def _train_epoch(
+def _compile_epoch(
+    network: WorldModelNetwork,
+    optimizer: optax.GradientTransformation,
+    pairs: TrainingPairs,
+    sides: Sides,
+    config: WorldModelConfig,
+) -> Callable[[Member, Callable[[float], None]], tuple[Member, float]]:
+    """One pass over all pairs, of all members; returns them and the loss a pair.
+
+    The pairs stay on the device. A long epoch is cut into calls, so that whoever waits
+    hears of it; what is computed does not change.
+    """
+    size = pairs.negative_users.shape[0]
+    bound = functools.partial(
+        _train_steps, network=network, optimizer=optimizer, config=config
+    )
+    train_steps = jax.jit(jax.vmap(bound, (0, 0, None, None)), donate_argnums=0)
+    draw = functools.partial(_draw_order, size=size, batch_size=config.batch_size)
+    draw_order = jax.jit(jax.vmap(draw), donate_argnums=0)
+    device_pairs = jax.tree.map(jnp.asarray, pairs)
+
+    def epoch(
+        members: Member, on_progress: Callable[[float], None]
+    ) -> tuple[Member, float]:
+        members, order = draw_order(members)
+        steps, total = order.shape[1], 0.0
+        for start in range(0, steps, _STEPS_A_CALL):
+            part = order[:, start : start + _STEPS_A_CALL]
+            members, losses = train_steps(members, part, device_pairs, sides)
+            total += float(jnp.mean(losses))
+            on_progress(min(1.0, (start + _STEPS_A_CALL) / steps))
+        return members, total / size
+
+    return epoch
+
+
+def _draw_order(member: Member, *, size: int, batch_size: int) -> tuple[Member, Array]:
+    """A random order of the pairs, `[steps, batch]`; -1 pads the last batch."""
+    key, order_key = jax.random.split(member.key)
+    steps = -(-size // batch_size)
+    order = jax.random.permutation(order_key, size)
+    order = jnp.pad(order, (0, steps * batch_size - size), constant_values=-1)
+    return member._replace(key=key), order.reshape(steps, batch_size)
+
+
+def _train_steps(
     member: Member,
+    order: Array,
     pairs: TrainingPairs,
     sides: Sides,
     *,
@@ -203,12 +246,7 @@ def _train_epoch(
     optimizer: optax.GradientTransformation,
     config: WorldModelConfig,
 ) -> tuple[Member, Array]:
-    """One pass over all pairs in random order; returns the loss a pair."""
-    key, order_key = jax.random.split(member.key)
-    size = pairs.negative_users.shape[0]
-    steps = -(-size // config.batch_size)
-    order = jax.random.permutation(order_key, size)
-    order = jnp.pad(order, (0, steps * config.batch_size - size), constant_values=-1)
+    """A gradient step on each row of `order [n, batch]`; returns the sum of losses."""
 
     def loss_fn(params: Params, rows: Array) -> tuple[Array, Array]:
         loss = _batch_loss(params, rows, pairs, sides, network)
@@ -220,10 +258,8 @@ def _train_epoch(
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), loss
 
-    carry, losses = jax.lax.scan(
-        step, (member.params, member.opt_state), order.reshape(steps, -1)
-    )
-    return Member(*carry, key), jnp.sum(losses) / size
+    carry, losses = jax.lax.scan(step, (member.params, member.opt_state), order)
+    return Member(*carry, member.key), jnp.sum(losses)
 
 
 def _batch_loss(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -170,6 +171,23 @@ def test_padding_of_the_last_batch_has_no_influence(dataset):
     np.testing.assert_allclose(
         padded.report[1]["loss"], exact.report[1]["loss"], rtol=1e-6
     )
+
+
+def test_an_epoch_in_calls_is_the_same_epoch(dataset, monkeypatch):
+    """Bit for bit; and whoever waits hears how far it is."""
+    config, heard = changed(epochs=2), []
+    whole = ensemble.fit_ensemble(dataset, config)
+    monkeypatch.setattr(ensemble, "_STEPS_A_CALL", 2)
+
+    cut = ensemble.fit_ensemble(dataset, config, on_progress=heard.append)
+
+    jax.tree.map(np.testing.assert_array_equal, cut.params, whole.params)
+    assert cut.report[2]["loss"] == pytest.approx(whole.report[2]["loss"], rel=1e-6)
+    calls = math.ceil(math.ceil(PAIRS / config.batch_size) / 2)
+    assert calls > 1
+    assert len(heard) == 2 * calls
+    assert heard[:calls] == sorted(heard[:calls])
+    assert heard[calls - 1] == 1.0
 
 
 def test_a_loss_that_is_not_finite_stops_the_fit(dataset):
