@@ -185,7 +185,7 @@ def _summary_row(run_dir: str | os.PathLike[str]) -> dict[str, str | int | float
     metrics = load_metrics(run_dir)
     score, half_width = mean_and_interval(published_score(metrics))
     return {
-        "data set": config.dataset.name,
+        "data set": config.dataset.name + " twin" * config.dataset.twin,
         "method": config.method,
         "seeds": metrics["seed"].nunique(),
         "epochs": int(metrics["epoch"].max()),
