@@ -9,17 +9,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from darlr_jax.config import DatasetConfig
-from darlr_jax.data import archives, cache, fetch, frames, loading, twins
+from darlr_jax.data import archives, cache, fetch, frames, loading, own, twins
 from darlr_jax.data.dataset import DataError, Dataset
 from darlr_jax.data.sources import SOURCES, Download
 
 VERSION = 1  # to be raised when data are prepared differently by unchanged modules
+
+_USUAL = 1 << 30  # bytes of a download whose length is not known
+_LEAST_STEP = 1 << 20  # bytes of progress worth a line
 
 Say = Callable[[str], None]
 
@@ -28,7 +30,7 @@ Say = Callable[[str], None]
 class Folders:
     """Where a user keeps data."""
 
-    data_dir: Path | None  # the user's own, with a folder a data set; never written to
+    data_dir: Path | None  # the user's own, with a folder a data set
     cache_dir: Path  # ours: downloads, twins and prepared data sets
 
     @property
@@ -46,15 +48,16 @@ def prepare(
     so, as a mistyped path is likelier than an empty one.
 
     Raises:
-      DataError: files are missing or malformed; names them and what to do.
+      DataError: files are missing or malformed, or the cache cannot be written; names
+        them and what to do.
     """
     if config.twin and config.name not in loading.MODULES:
         raise DataError(f"--twin: {config.name!r} has no published form to imitate")
     if config.name not in loading.MODULES and config.name != "csv":
         return loading.load_dataset(config)
+    store = cache.DatasetCache(_writable(folders.cache_dir / "datasets"))
     data_dir = _data_dir(config, folders, say, download)
     key = _key(config, data_dir, folders)
-    store = cache.DatasetCache(folders.cache_dir / "datasets")
     dataset = store.load(key)
     if dataset is None:
         say(f"{config.name}: reading its files, once")
@@ -64,9 +67,24 @@ def prepare(
     return _signed(dataset, config)
 
 
+def _writable(directory: Path) -> Path:
+    """Creates a folder, or refuses: before minutes of reading, not after them."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{directory}: cannot be written ({error.strerror}); name another folder "
+            "with --cache_dir"
+        ) from None
+    return directory
+
+
 def _signed(dataset: Dataset, config: DatasetConfig) -> Dataset:
     """The data set with what prepared it among its sources, and a twin named so."""
-    recipe = json.dumps(_preparation(config), sort_keys=True)
+    fields = _preparation(config)
+    for path in own.FIELDS:  # their files are among the sources, wherever they lie
+        fields.get("csv", {}).pop(path, None)
+    recipe = json.dumps(fields, sort_keys=True)
     digest = hashlib.sha256(recipe.encode()).hexdigest()
     dataset = dataclasses.replace(
         dataset, sources={**dataset.sources, "preparation": digest}
@@ -127,41 +145,61 @@ def fetch_missing(name: str, data_dir: Path, say: Say) -> None:
     """
     folder = data_dir / name
     for item in SOURCES[name].downloads:
-        if all(_find(name, folder, file).exists() for file in item.files):
-            continue
-        _fetch(item, folder, say)
+        if missing := _missing(name, folder, item.files):
+            _fetch(item, missing, folder, say)
     by_hand = SOURCES[name].by_hand
-    missing = [f for f in _files(name) if not _find(name, folder, f).exists()]
+    missing = _missing(name, folder, _files(name))
     if missing and by_hand:
         raise DataError(f"{folder / missing[0]}: no such file; {by_hand}")
 
 
-def _fetch(item: Download, folder: Path, say: Say) -> None:
-    say(f"downloading {item.urls[0]} ({item.size / 1e6:,.0f} MB) to {folder}")
-    target = fetch.download(
+def _missing(name: str, folder: Path, files: Collection[str]) -> list[str]:
+    return [file for file in files if not _find(name, folder, file).exists()]
+
+
+def _fetch(item: Download, missing: Collection[str], folder: Path, say: Say) -> None:
+    """Downloads `item`, and takes what is missing out of it if it is an archive.
+
+    An archive that was there before, whoever put it there, is used and stays.
+    """
+    target = folder / item.name
+    was_there = target.exists()
+    if not was_there:
+        say(f"downloading {item.urls[0]} ({item.size / 1e6:,.0f} MB) to {folder}")
+    fetch.download(
         item.urls,
-        folder / item.name,
+        target,
         size_limit=item.size_limit,
         checksum=item.checksum,
         progress=_Progress(say),
     )
     if item.is_archive:
-        limit = max(item.unpacked_limit, item.size_limit)
-        archives.unpack(target, folder, members=item.files, size_limit=limit)
-        target.unlink()
+        say(f"unpacking {', '.join(missing)} from {target}")
+        _unpack(item, target, missing)
+        if not was_there:
+            target.unlink(missing_ok=True)  # another process may have been faster
+
+
+def _unpack(item: Download, archive: Path, missing: Collection[str]) -> None:
+    """Takes the missing files out, and no other: the user may have changed those."""
+    limit = max(item.unpacked_limit, item.size_limit)
+    try:
+        archives.unpack(archive, archive.parent, members=missing, size_limit=limit)
+    except DataError as error:
+        raise DataError(f"{error}; the archive is kept: {archive}") from None
 
 
 class _Progress:
-    """Tells a download's progress about every tenth of it."""
+    """Tells a download's progress about every tenth of it, of large ones alone."""
 
     def __init__(self, say: Say):
         self._say = say
         self._told = 0
 
     def __call__(self, done: int, total: int | None) -> None:
-        step = (total or 1 << 30) // 10
-        if done // max(step, 1) > self._told:
-            self._told = done // max(step, 1)
+        step = max((total or _USUAL) // 10, _LEAST_STEP)
+        if done // step > self._told:
+            self._told = done // step
             whole = f" of {total / 1e6:,.0f}" if total else ""
             self._say(f"  {done / 1e6:,.0f}{whole} MB")
 
@@ -179,26 +217,32 @@ def _find(name: str, folder: Path, file: str) -> Path:
 
 def _key(config: DatasetConfig, data_dir: Path, folders: Folders) -> str:
     digests = cache.SourceDigests(folders.cache_dir / "digests.json")
-    paths = [*_source_files(config, data_dir), *_code()]
-    sources = {f"{n} {path.name}": digests.digest(path) for n, path in enumerate(paths)}
+    files = _source_files(config, data_dir) | _code()
+    sources = {name: digests.digest(path) for name, path in files.items()}
     return cache.key(config.name, _preparation(config), sources, VERSION)
 
 
-def _source_files(config: DatasetConfig, data_dir: Path) -> Iterator[Path]:
-    """Every file that the loader may read, in a fixed order."""
+def _source_files(config: DatasetConfig, data_dir: Path) -> dict[str, Path]:
+    """Every file that the loader finds, and no other: name -> path."""
     if config.name == "csv":
-        fields = ("log", "item_features", "user_features", "test_log", "full_matrix")
-        named = [Path(getattr(config.csv, field)) for field in fields]
-        yield from (path for path in named if path.is_file())
-        return
-    module = loading.MODULES[config.name]
-    optional = getattr(module, "TRUTH", "")  # read where it lies beside the others
-    wanted = {os.path.basename(file) for file in (*module.FILES, optional)}
-    wanted |= {f"{name}.gz" for name in wanted}
-    folder = data_dir / config.name
-    yield from sorted(p for p in folder.rglob("*") if p.is_file() and p.name in wanted)
+        named = {field: getattr(config.csv, field) for field in own.FIELDS}
+        paths = {field: Path(path).expanduser() for field, path in named.items()}
+    else:
+        name, folder = config.name, data_dir / config.name
+        paths = {file: _find(name, folder, file) for file in _files(name)}
+        paths |= _find_truth(name, folder)
+    return {name: path for name, path in paths.items() if path.is_file()}
 
 
-def _code() -> list[Path]:
+def _find_truth(name: str, folder: Path) -> dict[str, Path]:
+    """The published test matrix, which is read where it lies beside the others."""
+    module = loading.MODULES[name]
+    if not hasattr(module, "TRUTH"):
+        return {}
+    subfolders = getattr(module, "TRUTH_SUBFOLDERS", ())
+    return {module.TRUTH: frames.find(folder, module.TRUTH, subfolders)}
+
+
+def _code() -> dict[str, Path]:
     """The modules that prepare data; another version of any prepares them anew."""
-    return sorted(Path(__file__).parent.glob("*.py"))
+    return {f"code {path.name}": path for path in Path(__file__).parent.glob("*.py")}

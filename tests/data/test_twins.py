@@ -22,6 +22,7 @@ from darlr_jax.data import (
 )
 from darlr_jax.data.completion import Completed
 from darlr_jax.data.dataset import DataError
+from darlr_jax.data.twins import lines, planted
 
 NAMES = ("kuairec", "kuairand", "yahoo", "movielens", "coat")
 TINY = 2e-4  # of the official counts
@@ -214,7 +215,7 @@ def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch):
         path.write_text(header)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(twins, "_write_rows", fail)
+    monkeypatch.setattr(lines, "write_rows", fail)
     with pytest.raises(DataError, match=r"yahoo: cannot be written: No space left"):
         twins.write("yahoo", tmp_path, TINY)
     assert not list(tmp_path.iterdir())
@@ -343,23 +344,23 @@ def test_numbers_around_the_groups_of_four_digits():
     numbers = np.array([0, 7, 9999, 10_000, 100_000_001, 1_593_878_903_438])
     text = b"0\n7\n9999\n10000\n100000001\n1593878903438\n"
 
-    assert twins._lines([twins._integer(numbers)], b",") == text
-    assert twins._lines([twins._integer(numbers[:1] > 0)], b",") == b"0\n"
+    assert lines.to_bytes([lines.integer(numbers)], b",") == text
+    assert lines.to_bytes([lines.integer(numbers[:1] > 0)], b",") == b"0\n"
 
 
 @given(st.lists(st.integers(0, 2**62), min_size=1, max_size=20))
 @settings(deadline=None)
 def test_numbers_are_written_as_python_does(numbers):
-    column = twins._integer(np.array(numbers))
+    column = lines.integer(np.array(numbers))
     expected = "".join(f"{number}::{number}\n" for number in numbers)
 
-    assert twins._lines([column, column], b"::").decode() == expected
+    assert lines.to_bytes([column, column], b"::").decode() == expected
 
 
 def test_quotients_by_long_division():
-    column = twins._quotient(np.array([1, 7, 13838, 0]), np.array([3, 2, 10867, 5]))
+    column = lines.quotient(np.array([1, 7, 13838, 0]), np.array([3, 2, 10867, 5]))
 
-    assert twins._lines([column], b",").split() == [
+    assert lines.to_bytes([column], b",").split() == [
         b"0.3333333333333333",
         b"3.5000000000000000",
         b"1.2733965215790926",  # as a row of the official file has it
@@ -382,7 +383,7 @@ def test_counts_stay_within_their_bounds(users, items, share, seed):
     most = rng.integers(1, items, users)
     total = users + int(share * (most.sum() - users))
 
-    counts = twins._draw_counts(rng, total, most, least=1)
+    counts = planted.draw_counts(rng, total, most, least=1)
 
     assert counts.sum() == total
     assert (counts >= 1).all()
@@ -393,7 +394,7 @@ def test_cells_are_drawn_by_weight_without_replacement():
     rng = np.random.default_rng(0)
     counts = np.full(3000, 2)
     weights = np.array([0, 1, 1, 4, np.inf], np.float32)
-    blocks = twins._draw_cells(
+    blocks = planted.draw_cells(
         rng, counts, lambda users: np.tile(weights, (len(users), 1))
     )
     users, items = map(np.concatenate, zip(*blocks, strict=True))
@@ -405,7 +406,7 @@ def test_cells_are_drawn_by_weight_without_replacement():
 
 def test_a_share_of_the_rows_repeats_others_of_the_user():
     rng = np.random.default_rng(0)
-    blocks = twins._draw_cells(rng, np.array([10, 0, 5]), twins._uniform(20), 0.2)
+    blocks = planted.draw_cells(rng, np.array([10, 0, 5]), planted.uniform(20), 0.2)
     ((users, items),) = blocks
 
     cells = users * 20 + items
