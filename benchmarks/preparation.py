@@ -1,0 +1,76 @@
+"""How long data take to prepare, and how long a second start does.
+
+    python -m benchmarks.preparation --dataset=kuairec --json
+
+Twins of official size are written to a folder that is removed afterwards, so nothing
+is downloaded and nothing was prepared before:
+
+    twin_seconds      to write the generated files
+    prepare_seconds   of `experiments.prepare_data`: parse, check, complete, keep
+    again_seconds     of the same command once more, start of the interpreter included
+    peak_rss_mib      host memory of the larger of the two
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import flags
+
+from experiments import cli
+
+JSON = flags.DEFINE_bool("json", False, "Print one line of JSON and nothing else.")
+
+
+def main(argv: list[str]) -> None:
+    """Measures and prints."""
+    del argv
+    config = cli.experiment_config()
+    scale = cli.TWIN_SCALE.value or 1.0
+    with tempfile.TemporaryDirectory(prefix="darlr_jax_") as folder:
+        figures = measure(config.dataset.name, scale, pathlib.Path(folder))
+    if JSON.value:
+        print(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        print(f"{name:16s} {value:,.1f}" if isinstance(value, float) else value)
+
+
+def measure(name: str, scale: float, folder: pathlib.Path) -> dict[str, Any]:
+    """All figures of the module's docstring."""
+    from darlr_jax.data import twins
+
+    started = time.perf_counter()
+    twins.write(name, folder / "twins" / f"{scale:g}", scale)
+    twin_seconds = time.perf_counter() - started
+    command = [
+        *(sys.executable, "-m", "experiments.prepare_data", f"--dataset={name}"),
+        *("--twin", f"--twin_scale={scale}", f"--cache_dir={folder}"),
+    ]
+    seconds = [_time(command) for _ in range(2)]
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "dataset": name,
+        "twin_scale": scale,
+        "twin_seconds": twin_seconds,
+        "prepare_seconds": seconds[0],
+        "again_seconds": seconds[1],
+        "peak_rss_mib": children.ru_maxrss / 1024,
+    }
+
+
+def _time(command: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    cli.run(main)
