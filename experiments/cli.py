@@ -89,19 +89,20 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
     return seeds
 
 
-def cache_directory() -> pathlib.Path:
-    """--cache_dir, or the user's own cache folder; created where it does not exist.
+def cache_directory(*parts: str) -> pathlib.Path:
+    """--cache_dir, or the user's own cache folder, or a folder in it; it exists then.
 
     Raises:
       ConfigError: it cannot be created.
     """
     root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    path = pathlib.Path(CACHE_DIR.value or pathlib.Path(root) / "darlr_jax")
+    cache = pathlib.Path(CACHE_DIR.value or pathlib.Path(root) / "darlr_jax")
+    path = cache.joinpath(*parts)
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise ConfigError(
-            f"--cache_dir={path}: cannot be created ({error.strerror})"
+            f"--cache_dir={cache}: cannot be created ({error.strerror})"
         ) from error
     return path
 
@@ -126,14 +127,12 @@ def say(text: str) -> None:
 
 def configure_jax() -> None:
     """Quiet logs, errors instead of silent broadcasts, programs that stay compiled."""
-    cache = cache_directory()
+    programs = cache_directory("programs")
     import jax
 
     logging.set_verbosity(logging.WARNING)  # orbax logs every step of a save
     jax.config.update("jax_numpy_rank_promotion", "raise")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        programs = cache / "programs"
-        programs.mkdir(parents=True, exist_ok=True, mode=0o700)
         jax.config.update("jax_compilation_cache_dir", str(programs))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

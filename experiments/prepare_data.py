@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from absl import flags
+from absl import flags, logging
 
 from experiments import cli
 
@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
     """Prepares one data set and prints its table."""
     del argv
     config = cli.experiment_config()
+    logging.set_verbosity(logging.WARNING)  # JAX tells which accelerators are absent
     started = time.perf_counter()
     dataset = cli.prepare_dataset(config.dataset, download=True)
     seconds = time.perf_counter() - started

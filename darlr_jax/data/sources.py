@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from darlr_jax.data import coat, kuairand, kuairec, movielens, yahoo
+from darlr_jax.data import coat, kuairand, kuairec, movielens, statistics, yahoo
 from darlr_jax.data.dataset import Dataset
 
 _ARCHIVES = (".zip", ".tar.gz")
@@ -86,7 +86,7 @@ def count(dataset: Dataset) -> dict[str, int | float]:
         "rows": len(dataset.log) + len(held_out),
         "environment_users": dataset.num_users,
         "environment_items": dataset.num_items,
-        "density": len(np.unique(pairs)) / cells,
+        "density": len(statistics.distinct(pairs)) / cells,
     }
 
 

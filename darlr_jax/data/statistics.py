@@ -182,6 +182,12 @@ def dominated_items(categories: np.ndarray, logged_items: np.ndarray) -> np.ndar
     return np.any(categories[:, majority], axis=1)
 
 
+def distinct(values: np.ndarray) -> np.ndarray:
+    """The sorted distinct values; many times as fast as `np.unique` for millions."""
+    values = np.sort(values)
+    return values[np.diff(values, prepend=values[:1] - 1) != 0]
+
+
 # --- items ----------------------------------------------------------------------------
 
 
@@ -214,7 +220,7 @@ def item_popularity(dataset: Dataset) -> np.ndarray:
       [I] float32.
     """
     log, width = dataset.log, dataset.num_logged_items
-    cells = np.unique(log.users.astype(np.int64) * width + log.items)
+    cells = distinct(log.users.astype(np.int64) * width + log.items)
     met = np.bincount(cells % width, minlength=width)[dataset.environment_items]
     return ((met + 1) / (dataset.num_logged_users + 1)).astype(np.float32)
 

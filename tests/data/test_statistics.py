@@ -403,3 +403,9 @@ def test_activity_groups_are_thirds_of_the_environment(dataset):
     # Rows 2, 5, 0 and 1; of four users the lightest third are two.
     assert groups.tolist() == [1, 2, 0, 0]
     assert groups.dtype == np.int32
+
+
+@given(values=hnp.arrays(np.int64, st.integers(0, 20), elements=st.integers(-3, 3)))
+@quick
+def test_distinct_values_are_those_of_unique(values):
+    np.testing.assert_array_equal(statistics.distinct(values), np.unique(values))
