@@ -54,14 +54,27 @@ def dataset_table(root: pathlib.Path, dataset: str) -> str:
 
 
 def changed_fields(config: ExperimentConfig) -> str:
-    """What a run changed of its preset, the number of epochs apart."""
+    """What a run changed of its preset, of the fields that it reads.
+
+    The number of epochs has a column of its own.
+    """
     before = flatten(preset(config.dataset.name, config.method))
     after = flatten(config)
     return ", ".join(
         f"{name}={after[name]}"
         for name in after
-        if name != "training.epochs" and after[name] != before[name]
+        if after[name] != before[name] and _is_read(name, config)
     )
+
+
+def _is_read(name: str, config: ExperimentConfig) -> bool:
+    """Whether a run of `config` depends on a field (not all such rules are here)."""
+    group, _, rest = name.partition(".")
+    if group == "selector":
+        return config.reward.references != "none"
+    if group == "dataset" and "." in rest:  # of one data set
+        return rest.partition(".")[0] in (config.dataset.name, "completion")
+    return name != "training.epochs"
 
 
 def _rank(name: str, order: list[str]) -> int:
