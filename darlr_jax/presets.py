@@ -12,7 +12,7 @@ from typing import Any
 from darlr_jax.config import ConfigError, ExperimentConfig, nearest_name, replace
 from darlr_jax.methods import get_method
 
-_TAGS = {  # logs of ROLeR and GT; the others' published rows have N = 4 (protocol 0)
+_TAGS = {  # logs of ROLeR and GT; the others' published rows have N = 4 (protocol 3.4)
     "environment.exit_rule": "tags",
     "environment.exit_window": 1,
     "environment.exit_threshold": 0.0,

@@ -34,6 +34,9 @@ _UNIT = "\x1f"  # takes the place of a separator of several characters
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
+_BEYOND_WORDS = 1e30  # a bound that nobody needs to be told
+
+
 class Column(NamedTuple):
     """What a column of a file must hold."""
 
@@ -85,7 +88,7 @@ class Column(NamedTuple):
         """What is expected, in words."""
         noun = {"int": "a whole number", "float": "a number", "text": "a text"}
         bounds = (("at least", self.low), ("at most", self.high))
-        limits = [f"{how} {n:.12g}" for how, n in bounds if math.isfinite(n)]
+        limits = [f"{how} {n:.12g}" for how, n in bounds if abs(n) < _BEYOND_WORDS]
         words = noun[self.kind]
         words += " of " + " and ".join(limits) if limits else ""
         words += f" like {self.example!r}" if self.example else ""

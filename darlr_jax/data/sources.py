@@ -1,7 +1,7 @@
 """Where the files of each data set come from, and what their publishers count in them.
 
 The checksums of KuaiRec and KuaiRand are those of their Zenodo records, that of Coat's
-ground truth is that of the file behind the published results (protocol 1.1). Nobody
+ground truth is that of the file behind the published results (protocol 1.5). Nobody
 publishes a sha256 of coat.zip and ml-1m.zip: theirs are what public projects pin.
 """
 

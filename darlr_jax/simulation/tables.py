@@ -207,6 +207,11 @@ def _neighbours(
 def check_sizes(dataset: Dataset, config: ExperimentConfig) -> None:
     """Raises ConfigError where a field does not fit the data, before any work."""
     _check_heads(dataset, config)
+    if config.environment.exit_rule == "tags" and not dataset.item_tags.shape[1]:
+        raise ConfigError(
+            f"environment.exit_rule='tags': the items of {dataset.name} have no tags; "
+            "set environment.exit_rule=none, or distance"
+        )
     num_users = dataset.num_users
     if config.reward.references != "none" and config.selector.k_sel >= num_users:
         raise ConfigError(

@@ -343,15 +343,17 @@ def test_malformed_categories(folder, old, new, expected):
 
 @pytest.fixture(scope="module")
 def real_tags(real_data_dir):
-    """[3327, 31] tags of the actions."""
-    videos, tags = kuairec.read_tags(real_data_dir / "kuairec" / kuairec.CATEGORIES)
+    """[3327, 31] tags of the actions: of the small matrix, or a list of its videos."""
+    folder = real_data_dir / "kuairec"
+    videos, tags = kuairec.read_tags(folder / kuairec.CATEGORIES)
+    listed = folder / "small_matrix_video_ids.csv"
     actions = frames.read_table(
-        real_data_dir / "kuairec" / "small_matrix_video_ids.csv",
+        listed if listed.exists() else folder / kuairec.SMALL,
         (frames.Column("video_id", "int", 0),),
         origin="the small matrix",
     )
     has_tag = kuairec.one_hot(tags, kuairec.NUM_TAGS)
-    return has_tag[np.searchsorted(videos, actions.video_id)]
+    return has_tag[np.searchsorted(videos, np.unique(actions.video_id))]
 
 
 @pytest.mark.data

@@ -200,3 +200,10 @@ def test_true_ratings_reach_no_table_of_a_method_that_is_offline():
     for method in ("mbpo", "dorl", "roler", "darlr"):
         before, after = build(method), build(method, dataset=other)
         chex.assert_trees_all_equal(before, after)
+
+
+def test_a_rule_about_tags_needs_tags():
+    untagged = dataclasses.replace(DATASET, item_tags=DATASET.item_tags[:, :0])
+    build(dataset=untagged)
+    with pytest.raises(ConfigError, match="have no tags; set environment.exit_rule"):
+        build(dataset=untagged, environment__exit_rule="tags")
