@@ -16,7 +16,7 @@ from absl import flags
 from darlr_jax.config import ExperimentConfig, flatten
 from darlr_jax.methods import METHODS
 from darlr_jax.presets import preset
-from darlr_jax.runs.directory import RunError, load_config, replacing
+from darlr_jax.runs.directory import RunError, load_config, read_json, replacing
 from darlr_jax.runs.results import summary_table, to_markdown
 from experiments import cli
 
@@ -50,7 +50,11 @@ def dataset_table(root: pathlib.Path, dataset: str) -> str:
     changes = [changed_fields(load_config(run)) for run in runs]
     if any(changes):
         table.insert(1, "changed", changes)
-    return to_markdown(table)
+    paid = {read_json(run / "run.json").get("ground_truth") for run in runs} - {None}
+    if len(paid) > 1:
+        raise RunError(f"{root}/raw/{dataset}: runs paid by {len(paid)} test matrices")
+    notes = [f"\n\nEvaluation pays: {line}." for line in paid]
+    return to_markdown(table) + "".join(notes)
 
 
 def changed_fields(config: ExperimentConfig) -> str:

@@ -21,10 +21,12 @@ from darlr_jax.experiment import (
     make_run_epoch,
 )
 from darlr_jax.runs.checkpoint import Checkpointer
-from darlr_jax.runs.directory import RunDirectory, write_json
+from darlr_jax.runs.directory import RunDirectory, write_json, writing
 from darlr_jax.runs.plots import plot_curves
+from darlr_jax.runs.preemption import StopRequest
 from darlr_jax.runs.progress import Progress
 from darlr_jax.runs.results import load_metrics, run_table, to_markdown
+from darlr_jax.runs.storage import require_space, writing_checkpoint
 from darlr_jax.runs.world_models import Report, WorldModelStore
 from darlr_jax.runs.writers import MetricsWriter, Row
 from darlr_jax.simulation.tables import check_sizes
@@ -37,6 +39,8 @@ from experiments.cli import say
 _MODES = ("FB", "NX_0", "NX_10")
 _METRICS = EpisodeMetrics._fields
 _MAY_BE_UNDEFINED = ("_MCD", "_Diversity")  # without categories, without tags
+_CHECKPOINTS_KEPT = 2
+_SILENCE = 10.0  # seconds of a long epoch after which something is said
 
 
 def train(
@@ -49,8 +53,15 @@ def train(
     resume: str,
     overwrite: bool,
     checkpoint_every: int,
+    stop: StopRequest | None = None,
 ) -> None:
-    """Trains, evaluates and reports; continues what `workdir` holds."""
+    """Trains, evaluates and reports; continues what `workdir` holds.
+
+    Raises:
+      Interrupted: `stop` asked; whole epochs are kept, of a world model that is not
+        fitted yet nothing is.
+    """
+    stop = stop or StopRequest()
     check_sizes(dataset, config)  # before anything is written
     store = WorldModelStore(cache_dir / "world_models")
     with RunDirectory.open(
@@ -66,11 +77,13 @@ def train(
             f"{dataset.name}: {dataset.num_users} users x {dataset.num_items} items, "
             f"{len(dataset.log):,} logged; evaluation pays: {dataset.ground_truth}"
         )
-        tables, report = world_model(dataset, config.world_model, store)
+        run.update(ground_truth=dataset.ground_truth)
+        tables, report = world_model(dataset, config.world_model, store, stop)
         write_json(run.path / "world_model.json", {"epochs": _jsonable(report)})
         experiment = build_experiment(dataset, tables, config)
-        _train_epochs(run, experiment, seeds, checkpoint_every)
-        plot_curves(run.path)
+        _train_epochs(run, experiment, seeds, checkpoint_every, stop)
+        with writing(run.curves):
+            plot_curves(run.path)
         table = to_markdown(run_table(load_metrics(run.path)))
         print(f"\n{config.method} on {dataset.name}, means over epochs, "
               f"{len(seeds)} seed(s), {config.training.epochs} epochs")  # fmt: skip
@@ -80,15 +93,24 @@ def train(
 
 
 def world_model(
-    dataset: Dataset, config: WorldModelConfig, store: WorldModelStore
+    dataset: Dataset,
+    config: WorldModelConfig,
+    store: WorldModelStore,
+    stop: StopRequest,
 ) -> tuple[WorldModelTables, Report]:
-    """The stored world model of this data and configuration, else a new one."""
+    """The stored world model of this data and configuration, else a new one.
+
+    Raises:
+      Interrupted: `stop` asked before the last epoch ended; nothing is kept.
+    """
     stored = store.load(config, data_hash(dataset))
     if stored is not None:
         errors = _describe_errors(stored[1][-1])
         say(f"world model: reused, epoch {len(stored[1]) - 1}: {errors}")
         return stored
     started = time.perf_counter()
+    patience = _Patience(started)
+    where = "while the world model was fitted, of which nothing is kept"
 
     def show(row: Mapping[str, float]) -> None:
         seconds = time.perf_counter() - started
@@ -96,26 +118,49 @@ def world_model(
             f"world model: epoch {row['epoch']:.0f}/{config.epochs}  {seconds:.1f} s  "
             f"{_describe_errors(row)}"
         )
+        if row["epoch"] < config.epochs:  # after the last one it can be kept
+            stop.check(where)
 
-    ensemble = fit_ensemble(dataset, config, show)
+    def wait(share: float) -> None:
+        patience(share)
+        if share < 1:
+            stop.check(where)
+
+    ensemble = fit_ensemble(dataset, config, show, wait)
     tables = predict_tables(ensemble, dataset)
-    store.save(config, data_hash(dataset), tables, ensemble.report)
+    with writing(store.path(config, data_hash(dataset))):
+        store.save(config, data_hash(dataset), tables, ensemble.report)
     return tables, ensemble.report
 
 
+class _Patience:
+    """Tells how far a long epoch of the world model is."""
+
+    def __init__(self, started: float):
+        self._told = started
+
+    def __call__(self, share: float) -> None:
+        now = time.perf_counter()
+        if now - self._told >= _SILENCE and share < 1:
+            say(f"world model: [{'#' * int(20 * share):.<20}] {share:.0%} of an epoch")
+            self._told = now
+
+
 def _train_epochs(
-    run: RunDirectory, experiment: Experiment, seeds: Sequence[int], every: int
+    run: RunDirectory,
+    experiment: Experiment,
+    seeds: Sequence[int],
+    every: int,
+    stop: StopRequest,
 ) -> None:
+    """Trains from the last checkpoint on, to the last epoch or until `stop` asks."""
     training = experiment.program.config.training
-    states = init_seeds(experiment, seeds)
-    checkpoints = Checkpointer(run.checkpoints)
-    writer = MetricsWriter(run)
-    done = checkpoints.latest_epoch() or 0
-    if done:
-        states = checkpoints.restore(states)
-        done = int(np.asarray(states.epoch)[0])
-        say(f"{run.path}: continues after epoch {done}")
-    writer.truncate_after(done)
+    checkpoints = Checkpointer(run.checkpoints, keep=_CHECKPOINTS_KEPT)
+    states, done = _last_states(run, experiment, seeds, checkpoints)
+    writer = _open_metrics(run, done)
+    _require_space(run, states, rows=(training.epochs - done) * len(seeds))
+    if done < training.epochs:
+        stop.check(f"before epoch {done + 1} of {training.epochs}, nothing is lost")
     compiled, seconds = _compile(experiment, states)
     run.update(compile_seconds=seconds)
     say(f"compiled in {seconds:.1f} s")
@@ -126,20 +171,61 @@ def _train_epochs(
     )
     started = time.perf_counter()
     for epoch in range(done + 1, training.epochs + 1):
-        begun = time.perf_counter()
-        before = np.asarray(states.env_steps)
-        states, metrics = compiled(states, *experiment[1:])
-        values = {name: np.asarray(value) for name, value in metrics.items()}
-        elapsed = time.perf_counter() - begun
+        if stop.reason is not None:
+            break
+        states, values, steps, elapsed = _run_epoch(compiled, experiment, states)
         _require_finite(values, seeds, epoch)
-        writer.write(_rows(values, seeds, elapsed))
-        if epoch % every == 0 or epoch == training.epochs:
-            checkpoints.save(states, epoch)
-        steps = int(np.sum(values["env_steps"] - before))
+        with writing(run.metrics_csv):
+            writer.write(_rows(values, seeds, elapsed))
+        if epoch % every == 0:
+            _save(checkpoints, states, epoch, run)
         progress.update(epoch, steps, elapsed, _headline(values))
         run.update(run_seconds=time.perf_counter() - started)
+        done = epoch
     progress.close()
+    if done > (checkpoints.latest_epoch() or 0):
+        _save(checkpoints, states, done, run)
     checkpoints.close()
+    if done < training.epochs:
+        stop.check(f"after epoch {done} of {training.epochs}, nothing is lost")
+
+
+def _last_states(
+    run: RunDirectory,
+    experiment: Experiment,
+    seeds: Sequence[int],
+    checkpoints: Checkpointer,
+) -> tuple[TrainState, int]:
+    """The states that training goes on from, and the epochs behind them."""
+    states = init_seeds(experiment, seeds)
+    if checkpoints.latest_epoch() is None:
+        return states, 0
+    states = checkpoints.restore(states)
+    done = int(np.asarray(states.epoch)[0])
+    say(f"{run.path}: continues after epoch {done}")
+    return states, done
+
+
+def _open_metrics(run: RunDirectory, done: int) -> MetricsWriter:
+    """Metrics that end where the checkpoint does."""
+    writer = MetricsWriter(run)
+    with writing(run.metrics_csv):
+        writer.truncate_after(done)
+    return writer
+
+
+def _require_space(run: RunDirectory, states: TrainState, rows: int) -> None:
+    """Refuses to train where the checkpoints and metrics to come do not fit."""
+    stored = sum(path.name.isdecimal() for path in run.checkpoints.iterdir())
+    missing = _CHECKPOINTS_KEPT + 1 - stored  # the oldest goes when a new one is there
+    require_space(run.path, states, checkpoints=missing, rows=rows)
+
+
+def _save(
+    checkpoints: Checkpointer, states: TrainState, epoch: int, run: RunDirectory
+) -> None:
+    with writing_checkpoint(run.checkpoints):
+        checkpoints.save(states, epoch)
 
 
 def _compile(experiment: Experiment, states: TrainState) -> tuple[RunEpoch, float]:
@@ -148,6 +234,18 @@ def _compile(experiment: Experiment, states: TrainState) -> tuple[RunEpoch, floa
     run_epoch = make_run_epoch(experiment.program)
     compiled = run_epoch.lower(states, *experiment[1:]).compile()  # type: ignore[attr-defined]
     return compiled, time.perf_counter() - started
+
+
+def _run_epoch(
+    compiled: RunEpoch, experiment: Experiment, states: TrainState
+) -> tuple[TrainState, dict[str, np.ndarray], int, float]:
+    """The next states, metrics `[S]`, transitions of all seeds, and seconds."""
+    started = time.perf_counter()
+    before = np.asarray(states.env_steps)
+    states, metrics = compiled(states, *experiment[1:])
+    values = {name: np.asarray(value) for name, value in metrics.items()}
+    steps = int(np.sum(values["env_steps"] - before))
+    return states, values, steps, time.perf_counter() - started
 
 
 def _rows(

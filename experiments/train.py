@@ -5,12 +5,21 @@
 
 All seeds train side by side in one compiled program. The same command continues a run
 that was interrupted; it loses at most the epochs since the last checkpoint.
+
+SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and --max_seconds end a run after the epoch under way,
+which is kept, with exit code 75; a second SIGINT ends it at once, with 130. Mistakes
+end with 1.
 """
 
 from __future__ import annotations
 
+import shlex
+import sys
+
 from absl import flags
 
+from darlr_jax.config import ExperimentConfig
+from darlr_jax.runs.preemption import REQUEUE, Interrupted, StopRequest
 from experiments import cli
 
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, trained side by side.")
@@ -28,28 +37,58 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --workdir.
 CHECKPOINT_EVERY = flags.DEFINE_integer(
     "checkpoint_every", 10, "Epochs between checkpoints.", lower_bound=1
 )
+MAX_SECONDS = flags.DEFINE_float(
+    "max_seconds",
+    None,
+    "Stop, as after SIGTERM, at the end of the epoch in which so many seconds since "
+    "the start are over.",
+    lower_bound=0,
+)
 
 
 def main(argv: list[str]) -> None:
-    """Flags -> configuration -> session."""
+    """Flags -> configuration -> session. Exits with 75 where it was asked to stop."""
     del argv
     config = cli.experiment_config()  # before JAX is imported: mistakes answer at once
     seeds = cli.parse_seeds(SEEDS.value)
+    with StopRequest(MAX_SECONDS.value, on_signal=_acknowledge) as stop:
+        try:
+            _train(config, seeds, stop)
+        except Interrupted as interrupted:
+            cli.say(f"{interrupted}; continue with: {_continuation()}")
+            sys.exit(REQUEUE)
+
+
+def _train(config: ExperimentConfig, seeds: list[int], stop: StopRequest) -> None:
     cli.configure_jax()
     dataset = cli.prepare_dataset(config.dataset)
     from experiments import session
 
-    workdir = WORKDIR.value or f"runs/{config.dataset.name}_{config.method}"
     session.train(
         config,
         dataset,
         seeds,
-        workdir,
+        WORKDIR.value or f"runs/{config.dataset.name}_{config.method}",
         cache_dir=cli.cache_directory(),
         resume=RESUME.value,
         overwrite=OVERWRITE.value,
         checkpoint_every=CHECKPOINT_EVERY.value,
+        stop=stop,
     )
+
+
+def _acknowledge(name: str) -> None:
+    cli.say(f"{name}: stopping as soon as nothing is lost by it (SIGINT twice: now)")
+
+
+def _continuation() -> str:
+    """The command that continues this run: what it replaces, it has replaced."""
+    command = ["python", "-m", "experiments.train", *sys.argv[1:]]
+    if OVERWRITE.value:
+        command.append("--nooverwrite")
+    if RESUME.value == "never":
+        command.append("--resume=auto")
+    return shlex.join(command)
 
 
 if __name__ == "__main__":

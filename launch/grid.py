@@ -6,6 +6,10 @@ python -m launch.grid --methods=mbpo,dorl,darlr --datasets=coat --data_dir=DIR \
 Every combination of data set, method and swept value is one `experiments.train`, in a
 run directory of its own under --workdir. A grid that was interrupted continues with the
 same command: finished runs find nothing left to do.
+
+SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end a grid as they end a run: the runs under way
+keep what they have, no further one begins, and the exit code is 75. It is 75 too where
+a run alone was interrupted, and 1 where one failed.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import os
 import pathlib
 import queue
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +30,11 @@ from absl import app, flags
 
 from darlr_jax import config as config_lib
 from darlr_jax.presets import preset
+from darlr_jax.runs.preemption import REQUEUE, Interrupted, StopRequest
+
+# How a run ends that was asked to stop; by the signal itself while it starts up.
+_INTERRUPTED = (REQUEUE, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1)
+_POLL_SECONDS = 0.2
 
 # As a program the flags are the process's own. Imported they stay private, because the
 # programs under experiments/ have flags of the same names.
@@ -137,34 +147,49 @@ def parse_sweep(texts: Sequence[str]) -> dict[str, list[str]]:
     return sweep
 
 
-def run(jobs: Sequence[Job], parallel: int = 1) -> list[Job]:
+def run(
+    jobs: Sequence[Job], parallel: int = 1, stop: StopRequest | None = None
+) -> list[Job]:
     """Runs the jobs, `parallel` at a time, and returns those that failed.
 
-    After a failure no further job begins; those under way are waited for. Side by side,
-    the output of a job goes to a file beside its run directory, WORKDIR.log.
+    After a failure or an interruption no further job begins; those under way are waited
+    for. Side by side, the output of a job goes to a file beside its run directory,
+    WORKDIR.log.
+
+    Raises:
+      Interrupted: no job failed, but some were interrupted, or `stop` asked before all
+        had begun; the same jobs continue.
     """
+    stop = stop or StopRequest()
     shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
     for share in _shares_of_cores(parallel):
         shares.put(share)
     failed: list[Job] = []
+    interrupted: list[Job] = []
 
     def run_one(job: Job) -> None:
-        if failed:
+        if failed or interrupted or stop.reason is not None:
+            interrupted.append(job)
             return
         share = shares.get()
         print(f"starting {job.workdir}", flush=True)
         try:
-            if _run_job(job, share, log=parallel > 1) != 0:
-                failed.append(job)
+            status = _run_job(job, share, stop, log=parallel > 1)
         finally:
             shares.put(share)
+        if status in _INTERRUPTED:
+            interrupted.append(job)
+        elif status != 0:
+            failed.append(job)
 
     with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
         list(pool.map(run_one, jobs))
+    if interrupted and not failed:
+        raise Interrupted(f"{len(interrupted)} of {len(jobs)} runs are not finished")
     return failed
 
 
-def _run_job(job: Job, cores: set[int], *, log: bool) -> int:
+def _run_job(job: Job, cores: set[int], stop: StopRequest, *, log: bool) -> int:
     """Runs a job on the given cores and returns its exit status."""
     if cores and hasattr(os, "sched_setaffinity"):
         # Of this thread alone; the process that it starts inherits it, and XLA, OpenMP
@@ -172,17 +197,29 @@ def _run_job(job: Job, cores: set[int], *, log: bool) -> int:
         os.sched_setaffinity(0, cores)
     environment = os.environ | ({"OMP_NUM_THREADS": str(len(cores))} if cores else {})
     if not log:
-        return subprocess.run(job.command, env=environment, check=False).returncode
+        return _wait(subprocess.Popen(job.command, env=environment), stop)
     file = job.workdir.with_name(job.workdir.name + ".log")
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "w", encoding="utf-8") as stream:
-        return subprocess.run(
-            job.command,
-            env=environment,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
+        process = subprocess.Popen(
+            job.command, env=environment, stdout=stream, stderr=subprocess.STDOUT
+        )
+        return _wait(process, stop)
+
+
+def _wait(process: subprocess.Popen[bytes], stop: StopRequest) -> int:
+    """The exit status of `process`, which is told when `stop` asks.
+
+    By SIGTERM: a second SIGINT, after that of a terminal, would end it at once.
+    """
+    told = False
+    while True:
+        try:
+            return process.wait(_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            if stop.reason is not None and not told:
+                process.terminate()
+                told = True
 
 
 def _shares_of_cores(parallel: int) -> Iterator[set[int]]:
@@ -224,7 +261,12 @@ def main(argv: Sequence[str]) -> int:
         print(shlex.join(job.command))
     if _DRY_RUN.value:
         return 0
-    failed = run(jobs, _JOBS.value)
+    try:
+        with StopRequest() as stop:
+            failed = run(jobs, _JOBS.value, stop)
+    except Interrupted as interrupted:
+        print(f"{interrupted}; the same command continues", file=sys.stderr)
+        return REQUEUE
     for job in failed:
         print(f"failed: {shlex.join(job.command)}", file=sys.stderr)
     return 1 if failed else 0

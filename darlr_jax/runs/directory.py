@@ -29,6 +29,7 @@ from typing import IO, Any
 import darlr_jax
 from darlr_jax import config as config_lib
 from darlr_jax.config import ConfigError, ExperimentConfig
+from darlr_jax.runs.preemption import Interrupted
 
 _LOCK = ".lock"
 _VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -52,7 +53,8 @@ class RunDirectory:
     """A run directory that this process alone writes to, until it is closed.
 
     Use it as a context manager: an exception that leaves the block is noted as status
-    "failed" in run.json.
+    "failed" or "interrupted" in run.json. A process that is killed notes nothing; what
+    became of it the lock tells, see `status`.
 
     Attributes:
       path: the directory.
@@ -113,6 +115,8 @@ class RunDirectory:
         run._acquire_lock()
         try:
             earlier = run._earlier_session(resume, overwrite)
+            if earlier is not None and earlier.get("status") == "running":
+                earlier["status"] = "killed"  # or it would have the lock still
             run._record = describe_session(seeds, command, data_hashes)
             if earlier is not None:
                 run._require_same_experiment(config, earlier)
@@ -140,11 +144,30 @@ class RunDirectory:
         self._record |= fields
         write_json(self.run_file, self._record)
 
+    def status(self) -> str:
+        """How the run stands: running, finished, interrupted, failed or killed.
+
+        Killed is a run that run.json calls running while nobody holds its lock.
+
+        Raises:
+          RunError: run.json or the lock cannot be read, or run.json has no status.
+        """
+        status = read_json(self.run_file).get("status")
+        if not isinstance(status, str):
+            raise RunError(f"{self.run_file}: has no status")
+        return "killed" if status == "running" and not self._in_use() else status
+
     def close(self, status: str = "finished") -> None:
-        """Notes how the run ended and lets other processes have the directory."""
+        """Notes how the run ended and lets other processes have the directory.
+
+        Raises:
+          RunError: run.json cannot be written; the directory is let go all the same.
+        """
         if self._lock is not None:
-            self.update(status=status, ended=_utc_now())
-            self._release_lock()
+            try:
+                self.update(status=status, ended=_utc_now())
+            finally:
+                self._release_lock()
 
     def __enter__(self) -> RunDirectory:
         """The directory itself."""
@@ -154,8 +177,10 @@ class RunDirectory:
         """Closes the directory as finished, interrupted or failed."""
         if kind is None:
             self.close()
-        else:
-            stopped = issubclass(kind, KeyboardInterrupt | SystemExit)
+            return
+        stopped = issubclass(kind, Interrupted | KeyboardInterrupt | SystemExit)
+        # On a full disk the exception that ended the run says what is to be done.
+        with contextlib.suppress(RunError):
             self.close("interrupted" if stopped else "failed")
 
     def _acquire_lock(self) -> None:
@@ -183,9 +208,25 @@ class RunDirectory:
     def _release_lock(self) -> None:
         # The file stays: removing it would let two later processes lock two files.
         if self._lock is not None:
-            self._lock.truncate(0)
+            with contextlib.suppress(OSError):  # the disk may be read-only by now
+                self._lock.truncate(0)
             self._lock.close()
             self._lock = None
+
+    def _in_use(self) -> bool:
+        """Whether a process, this one included, writes to the directory."""
+        try:
+            with open(self.path / _LOCK, encoding="utf-8") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False  # copied without its lock: nobody writes to a copy
+        except OSError as error:
+            raise RunError(
+                f"{self.path / _LOCK}: cannot be read ({error.strerror})"
+            ) from error
+        return False
 
     def _earlier_session(
         self, resume: Resume, overwrite: bool
@@ -279,6 +320,7 @@ def describe_session(
         "command": list(command),
         "seeds": [int(seed) for seed in seeds],
         "data": dict(data_hashes),
+        "ground_truth": None,  # one line: which matrix pays the evaluation
         "started": _utc_now(),
         "ended": None,
         "compile_seconds": None,
@@ -340,10 +382,30 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Names `path` where the system refuses to write to it: full, read-only, gone.
+
+    Raises:
+      RunError: in place of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be written to ({error.strerror}); mend that and run the "
+            "same command again, the last checkpoint is intact"
+        ) from error
+
+
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Writes `content`, sorted and indented, in place of `path`."""
+    """Writes `content`, sorted and indented, in place of `path`.
+
+    Raises:
+      RunError: the system refuses.
+    """
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
-    with replacing(path) as temporary:
+    with writing(path), replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 

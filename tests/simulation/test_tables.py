@@ -205,5 +205,5 @@ def test_true_ratings_reach_no_table_of_a_method_that_is_offline():
 def test_a_rule_about_tags_needs_tags():
     untagged = dataclasses.replace(DATASET, item_tags=DATASET.item_tags[:, :0])
     build(dataset=untagged)
-    with pytest.raises(ConfigError, match="have no tags; set environment.exit_rule"):
+    with pytest.raises(ConfigError, match="the items of synthetic have no tags"):
         build(dataset=untagged, environment__exit_rule="tags")

@@ -1,0 +1,468 @@
+"""experiments.train asked to stop, killed, or out of disk: what is kept, what is said.
+
+In this process an invented epoch stands for the compiled one, and the signal comes in
+the middle of it; in processes of their own, runs are compared bit for bit.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from darlr_jax import config as config_lib
+from darlr_jax.data.loading import data_hash, load_dataset
+from darlr_jax.experiment import Experiment
+from darlr_jax.presets import preset
+from darlr_jax.runs.checkpoint import Checkpointer
+from darlr_jax.runs.directory import RunDirectory, RunError
+from darlr_jax.runs.preemption import SIGNALS, Interrupted, StopRequest
+from darlr_jax.runs.world_models import WorldModelStore
+from darlr_jax.runs.writers import MetricsWriter
+from darlr_jax.types import AgentState, TrainState, WorldModelTables
+from experiments import session
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+SETTINGS = (
+    "dataset.synthetic.num_users=12",
+    "dataset.synthetic.num_items=10",
+    "dataset.synthetic.num_tags=4",
+    "dataset.synthetic.num_clusters=3",
+    "dataset.synthetic.log_density=0.4",
+    "world_model.embedding_dim=4",
+    "world_model.hidden=(8,)",
+    "world_model.members=2",
+    "world_model.epochs=1",
+    "world_model.batch_size=32",
+    "environment.max_turn=5",
+    "tracker.kind=average",
+    "recommender.hidden=(8,)",
+    "training.environments=8",
+    "training.batch_size=16",
+    "evaluation.episodes=6",
+)
+
+
+def status_of(workdir):
+    """What run.json says, and what is to be said of it."""
+    said = json.loads((workdir / "run.json").read_text())["status"]
+    return said, RunDirectory(workdir).status()
+
+
+def epochs_in(workdir):
+    return pd.read_csv(workdir / "metrics.csv")["epoch"].tolist()
+
+
+def last_checkpoint(workdir):
+    checkpoints = Checkpointer(workdir / "checkpoints")
+    epoch = checkpoints.latest_epoch()
+    checkpoints.close()
+    return epoch
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+# --- an invented epoch, in this process -----------------------------------------------
+
+TABLES = WorldModelTables(
+    *(np.full(2, n) for n in range(len(WorldModelTables._fields)))
+)
+REPORT = [{"epoch": 0.0, "held_out_mae": 0.5}, {"epoch": 1.0, "held_out_mae": 0.25}]
+
+
+def invented_state():
+    """A state of one seed, whose agent has two weights."""
+    keys = jax.random.split(jax.random.key(0), 1)
+    fields = TrainState.__dataclass_fields__
+    state = {name: keys for name in fields if name.endswith("key")}
+    state["recommender"] = AgentState({"weights": jnp.arange(2.0)}, ())
+    return TrainState(
+        selector=None,
+        previous_estimates=jnp.zeros((1, 0, 0)),
+        epoch=jnp.zeros(1, jnp.int32),
+        env_steps=jnp.zeros(1, jnp.int32),
+        **state,
+    )
+
+
+@pytest.fixture(scope="module")
+def config():
+    overrides = config_lib.parse_overrides(SETTINGS) | {"training.epochs": 4}
+    return config_lib.replace(preset("synthetic", "mbpo"), overrides)
+
+
+@pytest.fixture(scope="module")
+def dataset(config):
+    return load_dataset(config.dataset)
+
+
+@pytest.fixture
+def train(config, dataset, tmp_path, monkeypatch):
+    """Trains by epochs that do nothing but count and call `during(epoch)`."""
+    workdir = tmp_path / "run"
+    WorldModelStore(tmp_path / "world_models").save(
+        config.world_model, data_hash(dataset), TABLES, REPORT
+    )
+    experiment = Experiment(types.SimpleNamespace(config=config), None, None, None)
+    state = invented_state()
+    for name, value in {
+        "build_experiment": experiment,
+        "init_seeds": state,
+        "plot_curves": None,
+        "load_metrics": None,
+        "run_table": pd.DataFrame(),
+    }.items():
+        monkeypatch.setattr(session, name, lambda *_, value=value: value)
+
+    def start(during=lambda epoch: None, stop=None, every=100):
+        def epoch(states, *tables):
+            assert tables == experiment[1:]
+            states = states.replace(epoch=states.epoch + 1)
+            during(int(states.epoch[0]))
+            counters = {"epoch": states.epoch, "env_steps": states.env_steps}
+            return states, counters | {"NX_0_R_tra": np.ones(1)}
+
+        monkeypatch.setattr(session, "_compile", lambda *_: (epoch, 0.0))
+        session.train(
+            config,
+            dataset,
+            [0],
+            str(workdir),
+            cache_dir=tmp_path,
+            resume="auto",
+            overwrite=False,
+            checkpoint_every=every,
+            stop=stop,
+        )
+
+    start.workdir = workdir
+    return start
+
+
+def send(number, in_epoch):
+    def during(epoch):
+        if epoch == in_epoch:
+            os.kill(os.getpid(), number)
+
+    return during
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_ends_the_run_after_the_epoch(train, number):
+    with StopRequest() as stop, pytest.raises(Interrupted) as error:
+        train(send(number, in_epoch=2), stop)
+    assert str(error.value) == (
+        f"{number.name}: stopped after epoch 2 of 4, nothing is lost"
+    )
+    assert epochs_in(train.workdir) == [1, 2]
+    assert last_checkpoint(train.workdir) == 2
+    assert status_of(train.workdir) == ("interrupted", "interrupted")
+    train()
+    assert epochs_in(train.workdir) == [1, 2, 3, 4]
+    assert status_of(train.workdir) == ("finished", "finished")
+
+
+def test_a_signal_in_the_last_epoch_comes_too_late(train):
+    with StopRequest() as stop:
+        train(send(signal.SIGTERM, in_epoch=4), stop)
+        assert stop.reason == "SIGTERM"
+    assert last_checkpoint(train.workdir) == 4
+    assert status_of(train.workdir)[0] == "finished"
+
+
+def test_an_epoch_that_has_its_checkpoint_gets_no_other(train):
+    with StopRequest() as stop, pytest.raises(Interrupted):
+        train(send(signal.SIGTERM, in_epoch=2), stop, every=2)
+    assert last_checkpoint(train.workdir) == 2
+
+
+def test_time_is_up(train):
+    now = [0.0]
+
+    def a_minute(epoch):
+        now[0] += 60
+
+    stop = StopRequest(100, clock=lambda: now[0])
+    with pytest.raises(Interrupted, match=r"^--max_seconds=100: stopped after epoch 2"):
+        train(a_minute, stop)
+    assert epochs_in(train.workdir) == [1, 2]
+    stop = StopRequest(100, clock=lambda: now[0])  # each session has its own time
+    train(a_minute, stop)
+    assert epochs_in(train.workdir) == [1, 2, 3, 4]
+    train(a_minute, StopRequest(0))  # nothing is left to be interrupted
+    assert status_of(train.workdir)[0] == "finished"
+
+
+def test_before_the_first_epoch(train, monkeypatch):
+    with pytest.raises(Interrupted, match="stopped before epoch 1 of 4, nothing is"):
+        train(stop=StopRequest(0))
+    assert status_of(train.workdir)[0] == "interrupted"
+    train()
+    assert epochs_in(train.workdir) == [1, 2, 3, 4]
+
+
+@pytest.fixture
+def fitting(monkeypatch):
+    """What is known of a world model as it is fitted, which takes no time.
+
+    Its epochs, and in the first of them the shares that are done.
+    """
+    known = []
+
+    def fit(dataset, config, on_epoch, on_progress):
+        for row in REPORT:
+            for share in [0.5, 1.0] if row["epoch"] == 1 else []:
+                known.append(share)
+                on_progress(share)
+            known.append(row)
+            on_epoch(row)
+        return types.SimpleNamespace(report=REPORT)
+
+    monkeypatch.setattr(session, "fit_ensemble", fit)
+    monkeypatch.setattr(session, "predict_tables", lambda ensemble, dataset: TABLES)
+    return known
+
+
+@pytest.mark.parametrize("known", [1, 2])
+def test_of_half_a_world_model_nothing_is_kept(train, fitting, tmp_path, known):
+    """Asked before the only epoch, or in the middle of it."""
+    shutil.rmtree(tmp_path / "world_models")
+    with pytest.raises(
+        Interrupted, match="while the world model was fitted, of which "
+    ):
+        train(stop=StopRequest(known, clock=lambda: len(fitting)))
+    assert fitting == [REPORT[0], 0.5][:known]
+    assert not (tmp_path / "world_models").exists()
+    assert status_of(train.workdir)[0] == "interrupted"
+
+
+@pytest.mark.parametrize("known", [3, 4])
+def test_time_that_is_up_after_the_last_epoch_costs_no_world_model(
+    config, dataset, fitting, tmp_path, known
+):
+    stop = StopRequest(known, clock=lambda: len(fitting))
+    store = WorldModelStore(tmp_path)
+    session.world_model(dataset, config.world_model, store, stop)
+    assert stop.reason is not None
+    assert store.load(config.world_model, data_hash(dataset))[1] == REPORT
+
+
+def refuse(code):
+    def write(*_):
+        raise OSError(code, os.strerror(code))
+
+    return write
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    ("owner", "method", "file"),
+    [
+        (Checkpointer, "save", "checkpoints"),
+        (MetricsWriter, "write", "metrics.csv"),
+        (os, "replace", "run.json"),
+    ],
+)
+def test_a_disk_that_takes_no_more(train, monkeypatch, owner, method, file, code):
+    """From epoch 3 on; also what is noted of the failure cannot be written then."""
+    with monkeypatch.context() as patch:
+
+        def fill(epoch):
+            if epoch == 3:
+                patch.setattr(owner, method, refuse(code))
+                patch.setattr(os, "replace", refuse(code))
+
+        with pytest.raises(RunError) as error:
+            train(fill, every=1)
+    assert str(error.value) == (
+        f"{train.workdir / file}: cannot be written to ({os.strerror(code)}); mend "
+        "that and run the same command again, the last checkpoint is intact"
+    )
+    assert last_checkpoint(train.workdir) == (3 if file == "run.json" else 2)
+    assert status_of(train.workdir) == ("running", "killed")
+    train()
+    assert epochs_in(train.workdir) == [1, 2, 3, 4]
+
+
+def test_a_run_that_will_not_fit_does_not_begin(train, monkeypatch):
+    usage = shutil._ntuple_diskusage(10**12, 10**12 - 10**6, 10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(
+        RunError, match=r"1\.0 MiB free, .* \(3 checkpoints of .*, 4 ro"
+    ):
+        train()
+    assert not (train.workdir / "metrics.csv").read_text()
+    assert status_of(train.workdir)[0] == "failed"
+
+
+def test_checkpoints_that_are_there_need_no_more_space(train, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        session, "require_space", lambda *_, **sizes: asked.append(sizes)
+    )
+    with StopRequest() as stop, pytest.raises(Interrupted):
+        train(send(signal.SIGTERM, in_epoch=3), stop, every=1)
+    train()
+    assert asked == [{"checkpoints": 3, "rows": 4}, {"checkpoints": 1, "rows": 1}]
+
+
+# --- processes ------------------------------------------------------------------------
+
+EPOCHS = 10
+
+
+class Process:
+    """`python -m experiments.train` under way."""
+
+    def __init__(self, cache, workdir, *arguments, shell=()):
+        self.command = [
+            *(f"--set={setting}" for setting in SETTINGS),
+            # An epoch of a few tenths of a second, which a signal can hit.
+            *("--method=mbpo", "--set=training.steps_per_epoch=40000"),
+            "--set=evaluation.all_users=false",
+            *(f"--epochs={EPOCHS}", "--checkpoint_every=4"),
+            *(f"--cache_dir={cache}", f"--workdir={workdir}", *arguments),
+        ]
+        self._popen = subprocess.Popen(
+            [
+                *(*shell, sys.executable, "-W", "error"),
+                *("-m", "experiments.train", *self.command),
+            ],
+            cwd=ROOT,
+            env=os.environ
+            | {
+                "JAX_PLATFORMS": "cpu",
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+                "PYTHONPATH": str(ROOT),
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.said: list[str] = []
+
+    def in_an_epoch(self):
+        """Returns when an epoch is over, and the next one under way."""
+        for line in self._popen.stderr:
+            self.said.append(line)
+            if " steps/s " in line:
+                return self
+        raise AssertionError("".join(self.said))
+
+    def signal(self, number):
+        self._popen.send_signal(number)
+        return self
+
+    def end(self):
+        """The exit code; what it said is in `said` then."""
+        try:
+            _, rest = self._popen.communicate(timeout=300)
+        finally:
+            self._popen.kill()
+        self.said += rest.splitlines(keepends=True)
+        assert not any("Traceback" in line for line in self.said), "".join(self.said)
+        return self._popen.returncode
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(cache, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    process = Process(cache, workdir)
+    assert process.end() == 0, "".join(process.said)
+    return workdir
+
+
+def assert_same_run(workdir, other):
+    """Metrics, the time apart, and checkpoints, to the last bit."""
+    first, second = (
+        pd.read_csv(path / "metrics.csv", dtype=str).drop(columns="seconds")
+        for path in (workdir, other)
+    )
+    pd.testing.assert_frame_equal(first, second)
+    assert first["epoch"].tolist() == [str(n) for n in range(1, EPOCHS + 1)]
+    assert _digests(workdir) == _digests(other)
+
+
+def _digests(workdir):
+    """What the checkpoint of the last epoch says of every array."""
+    checkpoints = Checkpointer(workdir / "checkpoints")
+    leaves = checkpoints._orbax.metadata(EPOCHS).custom_metadata["leaves"]
+    checkpoints.close()
+    assert len(leaves) > 15
+    return leaves
+
+
+def test_a_run_stopped_by_sigterm_equals_one_that_was_not(
+    uninterrupted, cache, tmp_path
+):
+    workdir = tmp_path / "run"
+    process = Process(cache, workdir).in_an_epoch().signal(signal.SIGTERM)
+    assert process.end() == 75
+    assert 1 <= last_checkpoint(workdir) < EPOCHS
+    assert last_checkpoint(workdir) == epochs_in(workdir)[-1]
+    assert status_of(workdir)[0] == "interrupted"
+    said, last = process.said[-3:], process.said[-1]
+    assert any(line.startswith("SIGTERM: stopping as soon as") for line in said)
+    assert last.startswith("SIGTERM: stopped after epoch ")
+    continuation = shlex.split(last.partition("continue with: ")[2])
+    assert continuation == ["python", "-m", "experiments.train", *process.command]
+    assert Process(cache, workdir).end() == 0
+    assert_same_run(workdir, uninterrupted)
+
+
+def test_what_was_overwritten_is_not_overwritten_again(uninterrupted, cache, tmp_path):
+    process = Process(cache, tmp_path / "run", "--max_seconds=0", "--overwrite")
+    assert process.end() == 75
+    assert process.said[-1].startswith("--max_seconds=0: stopped before epoch 1 of 10")
+    assert process.said[-1].endswith(" --overwrite --nooverwrite\n")
+
+
+@pytest.mark.slow
+def test_a_run_stopped_and_killed_in_every_way_equals_one_that_was_not(
+    uninterrupted, cache, tmp_path
+):
+    workdir = tmp_path / "run"
+    # As shells start a background job: with SIGINT ignored.
+    shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    process = Process(cache, workdir, shell=shell).in_an_epoch()
+    assert process.signal(signal.SIGINT).end() == 75
+    stopped = last_checkpoint(workdir)
+    assert status_of(workdir) == ("interrupted", "interrupted")
+
+    process = Process(cache, workdir).in_an_epoch()
+    assert status_of(workdir) == ("running", "running")
+    process.signal(signal.SIGKILL)
+    assert process.end() == -signal.SIGKILL
+    assert status_of(workdir) == ("running", "killed")
+
+    process = Process(cache, workdir).in_an_epoch().signal(signal.SIGINT)
+    while not process.said[-1].startswith("SIGINT: stopping"):
+        process.said.append(process._popen.stderr.readline())
+    assert process.signal(signal.SIGINT).end() == 130
+    assert status_of(workdir) == ("running", "killed")
+    assert last_checkpoint(workdir) >= stopped
+
+    process = Process(cache, workdir).in_an_epoch().signal(signal.SIGUSR1)
+    assert process.end() == 75
+    assert Process(cache, workdir).end() == 0
+    assert_same_run(workdir, uninterrupted)
+    record = json.loads((workdir / "run.json").read_text())
+    assert [earlier["status"] for earlier in record["earlier_sessions"]] == [
+        *("interrupted", "killed", "killed", "interrupted")
+    ]

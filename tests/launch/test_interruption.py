@@ -1,0 +1,144 @@
+"""launch/: a grid that is asked to stop, and the Slurm job that queues again."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from darlr_jax.runs.preemption import SIGNALS, Interrupted, StopRequest
+from launch import grid
+
+ROOT = pathlib.Path(grid.__file__).parent.parent
+
+
+def job(path, code):
+    return grid.Job(path, [sys.executable, "-c", code])
+
+
+@pytest.mark.parametrize(
+    "ending",
+    ["sys.exit(75)", *(f"os.kill(os.getpid(), {int(n)})" for n in SIGNALS)],
+)
+def test_an_interrupted_run_ends_the_grid_and_is_no_failure(tmp_path, capfd, ending):
+    code = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+    jobs = [
+        job(tmp_path / "a", "print('one')"),
+        job(tmp_path / "b", code + ending),
+        job(tmp_path / "c", "print('three')"),
+    ]
+    with pytest.raises(Interrupted, match=r"^2 of 3 runs are not finished$"):
+        grid.run(jobs)
+    assert capfd.readouterr().out.count("one") == 1
+
+
+def test_a_failure_outweighs_an_interruption(tmp_path):
+    codes = ["sys.exit(75)", "time.sleep(0.3); sys.exit(1)"]
+    jobs = [job(tmp_path / name, f"import sys, time; {code}")
+            for name, code in zip("ab", codes, strict=True)]  # fmt: skip
+    assert grid.run(jobs, parallel=2) == [jobs[1]]
+
+
+def test_a_grid_that_is_asked_before_it_begins(tmp_path, capfd):
+    with pytest.raises(Interrupted, match="1 of 1"):
+        grid.run([job(tmp_path / "a", "print('one')")], stop=StopRequest(0))
+    assert "one" not in capfd.readouterr().out
+
+
+_RUN = """
+import signal, sys, time
+asked = []
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    signal.signal(number, lambda number, frame: asked.append(number))
+print("under way", flush=True)
+while signal.SIGTERM not in asked:
+    time.sleep(0.01)
+time.sleep(0.3)  # the rest of the epoch
+sys.exit(75 if asked.count(signal.SIGINT) < 2 else 130)
+"""
+
+
+@pytest.fixture
+def under_way(tmp_path):
+    """A grid of two runs whose first is under way, in a process group of its own."""
+    program = tmp_path / "experiments" / "train.py"
+    program.parent.mkdir()
+    (program.parent / "__init__.py").write_text("")
+    program.write_text(_RUN)
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "launch.grid", "--methods=mbpo,dorl"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            while process.stdout.readline() != "under way\n":
+                assert process.poll() is None
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("whole_group", [False, True], ids=["grid", "group"])
+def test_a_grid_lets_the_run_under_way_finish(under_way, number, whole_group):
+    """The terminal and Slurm signal the runs too, `kill` the grid alone."""
+    if whole_group:
+        os.killpg(under_way.pid, number)
+    else:
+        under_way.send_signal(number)
+    out, err = under_way.communicate(timeout=60)
+    assert under_way.returncode == 75
+    assert err == "2 of 2 runs are not finished; the same command continues\n"
+    assert "dorl" not in out
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(75, True), (0, False), (1, False)])
+def test_the_slurm_job_queues_again_where_it_was_interrupted(
+    tmp_path, status, requeued
+):
+    for name, code in {
+        "srun": f'echo "$@"; exit {status}',
+        "scontrol": 'echo "$@"',
+    }.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho {name}\n{code}\n")
+        program.chmod(0o755)
+    done = subprocess.run(
+        [
+            "bash",
+            str(ROOT / "launch" / "slurm.sbatch"),
+            "--grid=a.b=1,2",
+            "--set=c=d e",
+        ],
+        env=os.environ
+        | {
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "SLURM_SUBMIT_DIR": str(tmp_path),
+            "SLURM_JOB_ID": "17",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [
+        "srun",
+        ".venv/bin/python -m launch.grid --grid=a.b=1,2 --set=c=d e",
+    ]
+    assert lines[2:] == (["scontrol", "requeue 17"] if requeued else [])
+
+
+def test_slurm_signals_what_the_grid_listens_to():
+    text = (ROOT / "launch" / "slurm.sbatch").read_text()
+    assert "#SBATCH --signal=USR1@120\n" in text
+    assert signal.SIGUSR1 in SIGNALS
