@@ -17,7 +17,8 @@ from tests import reference
 variants = pytest.mark.parametrize("variant", [lambda f: f, jax.jit], ids=["", "jit"])
 quick = settings(max_examples=20, deadline=None)
 
-CONFIG = A2CConfig(value_weight=0.5, entropy_weight=0.1)
+# Without the floor: arbitrary numbers stand for logarithms of probabilities here.
+CONFIG = A2CConfig(value_weight=0.5, entropy_weight=0.1, probability_floor=0.0)
 ROWS = 6
 FIELDS = ("log_prob", "value", "entropy", "target", "advantage", "weight")
 
@@ -128,7 +129,8 @@ def test_loss_matches_the_definition(rows, value_weight, entropy_weight):
     weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
 
     found = a2c.actor_critic_loss(
-        **jax.tree.map(jnp.asarray, rows), config=A2CConfig(**weights)
+        **jax.tree.map(jnp.asarray, rows),
+        config=A2CConfig(**weights, probability_floor=0.0),
     )
 
     expected = reference.actor_critic_loss(**rows, **weights)

@@ -12,6 +12,7 @@ import pytest
 from darlr_jax.evaluation import rollout
 from darlr_jax.evaluation.rollout import MODES, episode, evaluate, evaluation_tables
 from darlr_jax.simulation.tables import environment_params
+from darlr_jax.types import EpisodeMetrics
 from tests import reference_simulation as reference
 from tests.simulation.worlds import assemble, first_state, tiny, tiny_dataset
 
@@ -137,7 +138,7 @@ def evaluation(config, params_seed=0, key=0, **tables):
 
 def test_every_metric_of_every_mode_is_there():
     found = evaluation(tiny(**RULES))
-    metrics = ("R_tra", "len_tra", "R_each", "CV", "CV_turn", "MCD", "all_users_R_tra")
+    metrics = (*EpisodeMetrics._fields, "all_users_R_tra")
     expected = {f"{mode.name}_{metric}" for mode in MODES for metric in metrics}
     assert set(found) == expected
     without = evaluation(tiny(**RULES, evaluation__all_users=False))
