@@ -30,14 +30,14 @@ from darlr_jax.runs.storage import require_space, writing_checkpoint
 from darlr_jax.runs.world_models import Report, WorldModelStore
 from darlr_jax.runs.writers import MetricsWriter, Row
 from darlr_jax.simulation.tables import check_sizes
-from darlr_jax.types import Array, EpisodeMetrics, TrainState, WorldModelTables
+from darlr_jax.types import Array, TrainState, WorldModelTables
 from darlr_jax.world_model.ensemble import fit_ensemble
 from darlr_jax.world_model.tables import predict_tables
 from experiments.cli import say
 
 # Published metrics first, in this order; the rest follows as training reports it.
 _MODES = ("FB", "NX_0", "NX_10")
-_METRICS = EpisodeMetrics._fields
+_METRICS = ("R_tra", "len_tra", "R_each", "CV", "CV_turn", "MCD")
 _MAY_BE_UNDEFINED = ("_MCD", "_Diversity")  # without categories, without tags
 _CHECKPOINTS_KEPT = 2
 _SILENCE = 10.0  # seconds of a long epoch after which something is said
