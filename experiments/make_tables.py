@@ -14,9 +14,10 @@ import pandas as pd
 from absl import flags
 
 from darlr_jax.config import ExperimentConfig, flatten
+from darlr_jax.files import replacing
 from darlr_jax.methods import METHODS
 from darlr_jax.presets import preset
-from darlr_jax.runs.directory import RunError, load_config, read_json, replacing
+from darlr_jax.runs.directory import RunError, load_config, read_json
 from darlr_jax.runs.results import summary_table, to_markdown
 from experiments import cli
 

@@ -17,12 +17,13 @@ MAX_NESTING = 2  # a function, and the named bodies of its scans and closures
 
 # A folder or file of the package -> what it may import of the package besides itself.
 # Rows import strictly lower rows only; what stands in one row does not know each other.
-GROUND = {"types", "config"}
+GROUND = {"types", "config", "files"}
 RECORDS = {"networks", "data"} | GROUND
 MECHANISMS = {"world_model", "simulation", "agents"} | RECORDS
 ALLOWED = {
     "types": set(),
     "config": set(),
+    "files": set(),
     "methods": {"config"},
     "presets": {"config", "methods"},
     "networks": GROUND,

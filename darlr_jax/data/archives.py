@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from darlr_jax.data.dataset import DataError
-from darlr_jax.data.files import replacing
+from darlr_jax.files import replacing
 
 _CHUNK = 1 << 20  # bytes; no header of a tar may be longer
 _ZIP = b"PK"

@@ -29,7 +29,7 @@ from darlr_jax.data.dataset import (
     Dataset,
     InteractionLog,
 )
-from darlr_jax.data.files import replacing
+from darlr_jax.files import replacing
 
 FORMAT = 1  # of the folder; another one is not read
 

@@ -29,6 +29,7 @@ from typing import IO, Any
 import darlr_jax
 from darlr_jax import config as config_lib
 from darlr_jax.config import ConfigError, ExperimentConfig
+from darlr_jax.files import replacing
 from darlr_jax.runs.preemption import Interrupted
 
 _LOCK = ".lock"
@@ -366,20 +367,6 @@ def _git(directory: pathlib.Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A file to write to, which takes the place of `path` when the block succeeds.
-
-    Readers, and a process that is killed, see the old file or the new one, never half.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

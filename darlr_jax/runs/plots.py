@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 from absl import logging
 
-from darlr_jax.runs.directory import RunDirectory, replacing
+from darlr_jax.files import replacing
+from darlr_jax.runs.directory import RunDirectory
 from darlr_jax.runs.results import MODES, load_metrics
 
 

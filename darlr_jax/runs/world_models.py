@@ -15,7 +15,7 @@ from absl import logging
 
 import darlr_jax
 from darlr_jax.config import WorldModelConfig, to_dict
-from darlr_jax.runs.directory import replacing
+from darlr_jax.files import replacing
 from darlr_jax.types import WorldModelTables
 
 # A change of any of these sources makes another world model.

@@ -9,7 +9,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from darlr_jax.runs.directory import RunDirectory, RunError, replacing
+from darlr_jax.files import replacing
+from darlr_jax.runs.directory import RunDirectory, RunError
 
 Row = Mapping[str, float | int]
 

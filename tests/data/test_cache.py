@@ -12,7 +12,7 @@ import pytest
 from darlr_jax.config import SyntheticConfig
 from darlr_jax.data import cache, coat, loading, synthetic, text
 from darlr_jax.data.dataset import DataError
-from darlr_jax.data.files import replacing
+from darlr_jax.files import replacing
 
 KEY = "0" * 64
 TINY = SyntheticConfig(num_users=12, num_items=10, num_tags=3, num_clusters=2)

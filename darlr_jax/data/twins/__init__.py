@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from darlr_jax import files
 from darlr_jax.config import nearest_name
-from darlr_jax.data import files, synthetic
+from darlr_jax.data import synthetic
 from darlr_jax.data.dataset import DataError
 from darlr_jax.data.twins import coat, kuairand, kuairec, movielens, yahoo
 from darlr_jax.data.twins.sizes import Sizes
