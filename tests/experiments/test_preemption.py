@@ -34,26 +34,10 @@ from darlr_jax.runs.world_models import WorldModelStore
 from darlr_jax.runs.writers import MetricsWriter
 from darlr_jax.types import AgentState, TrainState, WorldModelTables
 from experiments import session
+from tests.experiments.sizes import SYNTHETIC, TRAINING
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-SETTINGS = (
-    "dataset.synthetic.num_users=12",
-    "dataset.synthetic.num_items=10",
-    "dataset.synthetic.num_tags=4",
-    "dataset.synthetic.num_clusters=3",
-    "dataset.synthetic.log_density=0.4",
-    "world_model.embedding_dim=4",
-    "world_model.hidden=(8,)",
-    "world_model.members=2",
-    "world_model.epochs=1",
-    "world_model.batch_size=32",
-    "environment.max_turn=5",
-    "tracker.kind=average",
-    "recommender.hidden=(8,)",
-    "training.environments=8",
-    "training.batch_size=16",
-    "evaluation.episodes=6",
-)
+SETTINGS = (*SYNTHETIC, *TRAINING, "world_model.batch_size=32")
 
 
 def status_of(workdir):

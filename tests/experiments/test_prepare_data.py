@@ -17,26 +17,11 @@ from darlr_jax.data import fetch, loading, twins, yahoo
 from darlr_jax.data.dataset import DataError
 from darlr_jax.data.sources import SOURCES
 from experiments import cli, prepare_data, session, train
+from tests.experiments.sizes import REFERENCES, TRAINING
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TINY = 1e-3  # of the official counts
-SETTINGS = (  # of a training of seconds, once it is compiled
-    "world_model.embedding_dim=4",
-    "world_model.hidden=(8,)",
-    "world_model.members=2",
-    "world_model.epochs=1",
-    "world_model.batch_size=1024",
-    "environment.max_turn=5",
-    "tracker.kind=average",
-    "recommender.hidden=(8,)",
-    "selector.k_sel=3",
-    "selector.width=8",
-    "reward.neighbours=3",
-    "training.environments=8",
-    "training.steps_per_epoch=80",
-    "training.batch_size=16",
-    "evaluation.episodes=6",
-)
+SETTINGS = (*TRAINING, *REFERENCES, "world_model.batch_size=1024")
 LOG = "user_id,item_id,rating\n" + "".join(
     f"{user},{item},{1 + user * item % 5}\n"
     for user in range(8)

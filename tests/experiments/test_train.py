@@ -20,31 +20,11 @@ from darlr_jax.data.loading import load_dataset
 from darlr_jax.presets import preset
 from darlr_jax.runs.checkpoint import Checkpointer
 from experiments import session
+from tests.experiments.sizes import REFERENCES, SYNTHETIC, TRAINING
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 EPOCHS, SEEDS = 4, [0, 1]
-SETTINGS = (
-    "dataset.synthetic.num_users=12",
-    "dataset.synthetic.num_items=10",
-    "dataset.synthetic.num_tags=4",
-    "dataset.synthetic.num_clusters=3",
-    "dataset.synthetic.log_density=0.4",
-    "world_model.embedding_dim=4",
-    "world_model.hidden=(8,)",
-    "world_model.members=2",
-    "world_model.epochs=1",
-    "world_model.batch_size=32",
-    "environment.max_turn=5",
-    "tracker.kind=average",
-    "recommender.hidden=(8,)",
-    "selector.k_sel=3",
-    "selector.width=8",
-    "reward.neighbours=3",
-    "training.environments=8",
-    "training.steps_per_epoch=80",
-    "training.batch_size=16",
-    "evaluation.episodes=6",
-)
+SETTINGS = (*SYNTHETIC, *TRAINING, *REFERENCES, "world_model.batch_size=32")
 
 
 class Done(NamedTuple):
