@@ -189,6 +189,7 @@ class SelectorConfig(A2CConfig):
     )
     item_in_state: bool = False  # append the embedding of i_t to the selector's state
     window: int = between(1, 1000, default=3)  # w_sel
+    user_block: int = between(1, _LARGE, default=2048)  # users at a time when learning
     width: int = between(1, 4096, default=32)
     layers: int = between(1, 64, default=1)
     heads: int = between(1, 64, default=1)

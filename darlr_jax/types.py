@@ -51,13 +51,20 @@ class SelectorNetwork(NamedTuple):
     init: Callable[..., Params]  # (key) -> params
     encode_users: Callable[..., UserCodes]  # (params, feedback [U, F]) -> codes
     encode_context: Callable[..., Array]  # (params, context [D]) -> part of a token
-    apply: Callable[..., ActorCriticOutput]  # (params, keys, tokens, valid) -> output
+    apply: Callable[..., SelectorOutput]  # (params, tokens, valid) -> output
 
 
 class ActorCriticOutput(NamedTuple):
-    """What both agents compute from their state."""
+    """What the recommender computes from its state."""
 
-    logits: Array  # [I] recommender, [U] selector
+    logits: Array  # [I]
+    value: Array  # []
+
+
+class SelectorOutput(NamedTuple):
+    """What the selector computes from its state."""
+
+    query: Array  # [D]; its dot products with the users' keys are the logits
     value: Array  # []
 
 

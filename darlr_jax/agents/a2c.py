@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import chex
 import jax
@@ -20,7 +20,16 @@ from darlr_jax.types import Array
 
 _EPSILON = 1e-8
 
-Batch = TypeVar("Batch")
+
+class Weighted(Protocol):
+    """A minibatch: a record of arrays `[M, ...]`."""
+
+    @property
+    def weight(self) -> Array:
+        """Share `[M]` of each row in the minibatch; 0 for padding."""
+
+
+Batch = TypeVar("Batch", bound=Weighted)
 Sums = TypeVar("Sums")
 
 
@@ -106,29 +115,37 @@ def sum_over_chunks(
     """Sums `function(chunk, index)` over chunks of a minibatch.
 
     What a chunk needs stays in the cache of a CPU, and memory does not grow with the
-    minibatch.
+    minibatch. Chunks behind the last row with a weight are not computed.
 
     Args:
-      function: anything that adds up, as gradients of losses do; of a chunk
-        `[size, ...]` and its number.
-      batch: a record of arrays `[M, ...]`; padded with zeros, so with `weight` 0.
+      function: anything that adds up, as gradients of losses do, and is zero where all
+        weights are; of a chunk `[size, ...]` and its number.
+      batch: a record of arrays `[M, ...]` with a field `weight`; padded with zeros.
       size: of a chunk.
     """
-    length = jax.tree.leaves(batch)[0].shape[0]
+    length = batch.weight.shape[0]
     size = min(size, length)
-    count = -(-length // size)
+    padding = -length % size
 
-    def split(leaf: Array) -> Array:
-        padding = [(0, count * size - length)] + [(0, 0)] * (leaf.ndim - 1)
-        return jnp.pad(leaf, padding).reshape(count, size, *leaf.shape[1:])
+    def fill(leaf: Array) -> Array:
+        return jnp.pad(leaf, [(0, padding)] + [(0, 0)] * (leaf.ndim - 1))
 
-    def add(sums: Sums, inputs: tuple[Batch, Array]) -> tuple[Sums, None]:
-        return jax.tree.map(jnp.add, sums, function(*inputs)), None
+    padded = jax.tree.map(fill, batch)
 
-    chunks = (jax.tree.map(split, batch), jnp.arange(count))
-    shapes = jax.eval_shape(function, *jax.tree.map(lambda leaf: leaf[0], chunks))
+    def term(index: Array) -> Sums:
+        chunk = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index * size, size), padded
+        )
+        return function(chunk, index)
+
+    rows = jnp.arange(1, length + 1)
+    last = jnp.max(jnp.where(batch.weight > 0, rows, 0))
+    count = (last + size - 1) // size
+    shapes = jax.eval_shape(term, count)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(add, zeros, chunks)[0]
+    return jax.lax.fori_loop(
+        0, count, lambda index, sums: jax.tree.map(jnp.add, sums, term(index)), zeros
+    )
 
 
 def normalized_weights(weight: Array) -> Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from darlr_jax.agents import categorical
+from darlr_jax.agents import categorical, dot_product
 from darlr_jax.agents.a2c import Losses, actor_critic_loss, sum_over_chunks
 from darlr_jax.config import SelectorConfig
 from darlr_jax.types import (
@@ -80,15 +80,15 @@ def select_references(
     def pick(
         state: SelectorState, uniform: Array
     ) -> tuple[SelectorState, tuple[Array, Array]]:
-        output = network.apply(params, codes.keys, state.tokens, slots < state.length)
-        picked = categorical.sample(uniform, output.logits, state.free)
+        query, value = network.apply(params, state.tokens, slots < state.length)
+        picked = categorical.sample(uniform, codes.keys @ query, state.free)
         token = context_token + codes.tokens[picked]
         following = SelectorState(
             jnp.concatenate([token[None], state.tokens[:-1]]),
             state.length + 1,
             state.free.at[picked].set(False),
         )
-        return following, (picked, output.value)
+        return following, (picked, value)
 
     first = context_token + codes.tokens[user]
     tokens = jnp.zeros((config.window, *first.shape)).at[0].set(first)
@@ -176,14 +176,20 @@ def loss(
     `codes` are the projections of the feedback vectors under the same `params`.
     """
     tokens, valid = _token_windows(params, batch, codes, network, config)
-    output = network.apply(params, codes.keys, tokens, valid)  # [M, K, U], [M, K]
-    mask = _free_users(batch, codes.keys.shape[0])
-    log_probs = categorical.masked_log_softmax(output.logits, mask)
+    query, value = network.apply(params, tokens, valid)  # [M, K, D], [M, K]
+    picks = dot_product.evaluate(
+        query,
+        codes.keys,
+        _last_turns(batch, codes.keys.shape[0]),
+        batch.picked,
+        block=config.user_block,
+        entropy_gradient=config.entropy_weight > 0,
+    )
     weight = jnp.broadcast_to(batch.weight[:, None] / config.k_sel, batch.picked.shape)
     losses = actor_critic_loss(
-        categorical.log_prob(log_probs, batch.picked).ravel(),
-        output.value.ravel(),
-        categorical.entropy(log_probs).ravel(),
+        picks.log_prob.ravel(),
+        value.ravel(),
+        picks.entropy.ravel(),
         batch.target.ravel(),
         batch.advantage.ravel(),
         weight.ravel(),
@@ -202,8 +208,8 @@ def loss_gradients(
 ) -> tuple[Params, Losses]:
     """Gradients and terms of `loss`, `learning_chunk` recommendations at a time.
 
-    Logits over all users exist for one chunk only. The projection of the feedback
-    vectors is differentiated once, after the chunks have been added up.
+    The projection of the feedback vectors is differentiated once, after the chunks have
+    been added up.
     """
     codes, pull_back = jax.vjp(lambda p: network.encode_users(p, feedback), params)
     gradient = jax.grad(
@@ -239,11 +245,10 @@ def _token_windows(
     return windows, jnp.broadcast_to(valid[None], windows.shape[:-1])
 
 
-def _free_users(batch: SelectorBatch, num_users: int) -> Array:
-    """Which users `[M, K, U]` each pick could choose, from the order of the picks."""
+def _last_turns(batch: SelectorBatch, num_users: int) -> Array:
+    """The last pick `[M, U]` that could choose each user, -1 for the current user."""
     size, k_sel = batch.picked.shape
     rows = jnp.arange(size)
-    turn = jnp.full((size, num_users), k_sel, jnp.int32)  # when a user was taken
+    turn = jnp.full((size, num_users), k_sel, jnp.int32)
     turn = turn.at[rows[:, None], batch.picked].set(jnp.arange(k_sel)[None, :])
-    turn = turn.at[rows, batch.user].set(-1)
-    return turn[:, None, :] >= jnp.arange(k_sel)[None, :, None]
+    return turn.at[rows, batch.user].set(-1)

@@ -1,9 +1,10 @@
-"""The selector's network: a window of user tokens -> logits over users and a value.
+"""The selector's network: a window of user tokens -> a query of users and a value.
 
 A token is the linear image of s_rec ⊕ p_u. The image of a concatenation is the sum of
 two images, so the part of the user is computed once for all users (`encode_users`) and
 the part of the recommender's state once per recommendation (`encode_context`). The
-actor compares its query with a key of every user: its parameters do not grow with U.
+actor's logits are dot products of its query with a key of every user: its parameters do
+not grow with U.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from darlr_jax.config import SelectorConfig
 from darlr_jax.networks.base import MLP, Linear, call
 from darlr_jax.networks.transformer import WindowTransformer
 from darlr_jax.types import (
-    ActorCriticOutput,
     Array,
     Key,
     Params,
     SelectorNetwork,
+    SelectorOutput,
     UserCodes,
 )
 
@@ -50,18 +51,18 @@ class Selector(nn.Module):
         """Maps the recommender's state `[..., D]` to `[..., width]`."""
         return self.context_token(context)
 
-    def pick(self, keys: Array, tokens: Array, valid: Array) -> ActorCriticOutput:
-        """Maps tokens `[..., w_sel, width]`, newest first, to logits `[..., U]`."""
+    def pick(self, tokens: Array, valid: Array) -> SelectorOutput:
+        """Maps tokens `[..., w_sel, width]`, newest first, to a query `[..., width]`."""
         hidden = self.transformer(tokens, valid)
         query = self.actor(hidden) / math.sqrt(self.config.width)
         value = self.critic(self.critic_hidden(hidden))
-        return ActorCriticOutput(query @ keys.T, value[..., 0])
+        return SelectorOutput(query, value[..., 0])
 
-    def __call__(self, feedback: Array, context: Array) -> ActorCriticOutput:
+    def __call__(self, feedback: Array, context: Array) -> SelectorOutput:
         """Touches every parameter once; for initialisation."""
         codes = self.encode_users(feedback)
         token = codes.tokens[0] + self.encode_context(context)
-        return self.pick(codes.keys, token[None], jnp.ones((1,), bool))
+        return self.pick(token[None], jnp.ones((1,), bool))
 
 
 def make_selector(
@@ -80,9 +81,7 @@ def make_selector(
     def encode_context(params: Params, context: Array) -> Array:
         return call(module, params, context, method="encode_context")
 
-    def apply(
-        params: Params, keys: Array, tokens: Array, valid: Array
-    ) -> ActorCriticOutput:
-        return call(module, params, keys, tokens, valid, method="pick")
+    def apply(params: Params, tokens: Array, valid: Array) -> SelectorOutput:
+        return call(module, params, tokens, valid, method="pick")
 
     return SelectorNetwork(init, encode_users, encode_context, apply)

@@ -28,6 +28,8 @@ from darlr_jax.types import (
     TrainState,
 )
 
+_CPU_SESSIONS = 25  # ours: a pick costs about as much in groups of 16 as of 100
+
 
 class Program(NamedTuple):
     """A method, ready to be compiled."""
@@ -41,6 +43,7 @@ class Program(NamedTuple):
     choose_references: (
         references.ChooseReferences | None
     )  # None: the method has no references
+    sessions_at_once: int  # of those that can end early, in a collect
 
 
 def build_program(config: ExperimentConfig, tables: SimulationTables) -> Program:
@@ -61,6 +64,7 @@ def build_program(config: ExperimentConfig, tables: SimulationTables) -> Program
         selector_optimizer=optax.adam(config.selector.learning_rate),
         estimate_reward=_reward_estimator(config),
         choose_references=_reference_chooser(config, network),
+        sessions_at_once=_sessions_at_once(config),
     )
 
 
@@ -104,6 +108,12 @@ def _no_estimates(tables: SimulationTables, config: ExperimentConfig) -> Array:
 def keeps_estimates(config: ExperimentConfig) -> bool:
     """Whether anything reads the store of previous estimates."""
     return config.reward.uncertainty == "dynamic" or config.reward.overwrite
+
+
+def _sessions_at_once(config: ExperimentConfig) -> int:
+    """On a CPU small groups waste little on ended sessions; elsewhere width is free."""
+    sessions = config.training.environments
+    return min(_CPU_SESSIONS, sessions) if jax.default_backend() == "cpu" else sessions
 
 
 def _reward_estimator(config: ExperimentConfig) -> rewards.RewardEstimator:

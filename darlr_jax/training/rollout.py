@@ -117,9 +117,7 @@ def _turn(
     """One turn of all environments. The key is consumed."""
     state, previous = carry
     config = program.config
-    keys = jax.random.split(key, state.user.shape[0])
-    recommend = functools.partial(_recommend, inputs=inputs, program=program)
-    transition = jax.vmap(recommend, (0, 0, None))(state, keys, previous)
+    transition = _recommend_all(state, key, previous, inputs=inputs, program=program)
     step = functools.partial(environment.step, config=config.environment)
     following = jax.vmap(step, (0, 0, 0, None))(
         state, transition.item, transition.reward, inputs.tables.env
@@ -134,6 +132,47 @@ def _turn(
         )
     transition = transition._replace(discount=following.discount)
     return (following, previous), transition
+
+
+def _recommend_all(
+    state: EnvState,
+    key: Key,
+    previous: Array,
+    *,
+    inputs: RolloutInputs,
+    program: Program,
+) -> Transition:
+    """`_recommend` lifted over sessions; those that have ended cost (almost) nothing.
+
+    Sessions that go on come first and are served a group at a time, so that groups of
+    ended ones need not be. What these would have got is zero, as is its weight. A
+    session's randomness depends on its row alone. The key is consumed.
+    """
+    bound = functools.partial(_recommend, inputs=inputs, program=program)
+
+    def recommend(states: EnvState, rows: Array) -> Transition:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+        return jax.vmap(bound, (0, 0, None))(states, keys, previous)
+
+    sessions = state.user.shape[0]
+    if not environment.can_end_early(program.config.environment):
+        return recommend(state, jnp.arange(sessions))
+    size = program.sessions_at_once
+    alive = state.discount > 0
+    order = jnp.argsort(~alive, stable=True)
+    order = jnp.pad(order, (0, -sessions % size), constant_values=sessions)
+
+    def serve(group: Array, transitions: Transition) -> Transition:
+        rows = lax.dynamic_slice_in_dim(order, group * size, size)
+        served = recommend(jax.tree.map(lambda leaf: leaf[rows], state), rows)
+        return jax.tree.map(
+            lambda leaf, part: leaf.at[rows].set(part, mode="drop"), transitions, served
+        )
+
+    shapes = jax.eval_shape(recommend, state, order[:sessions])
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    groups = (jnp.sum(alive) + size - 1) // size
+    return lax.fori_loop(0, groups, serve, nothing)
 
 
 def _recommend(

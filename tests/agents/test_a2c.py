@@ -1,6 +1,7 @@
 """Returns and the loss that both agents share."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -230,26 +231,49 @@ def test_the_entropy_weight_is_a_bonus():
 # --- chunks ---------------------------------------------------------------------------
 
 
+class Rows(NamedTuple):
+    """Some minibatch."""
+
+    rows: np.ndarray
+    nothing: None
+    weight: np.ndarray
+
+
+def rows_with(weight):
+    rows = np.random.default_rng(0).integers(9, size=(len(weight), 2))
+    return Rows(rows, None, np.array(weight, np.float32))
+
+
 @pytest.mark.parametrize("size", [1, 2, 4, 7, 9])  # of 7 rows
 def test_sums_over_chunks_are_those_of_the_whole(size):
-    rng = np.random.default_rng(0)
-    batch = {
-        "rows": rng.integers(9, size=(7, 2)),
-        "nothing": None,
-        "weight": np.ones(7),
-    }
+    batch = rows_with([1, 1, 1, 1, 1, 1, 1])
 
     def numbered(chunk, number):
-        (length,) = chunk["weight"].shape
+        (length,) = chunk.weight.shape
         assert length == min(size, 7)
         place = number * length + jnp.arange(length)
-        total = jnp.sum(chunk["rows"], axis=0)
-        return {"rows": total, "places": jnp.sum(chunk["weight"] * place)}
+        total = jnp.sum(chunk.rows, axis=0)
+        return {"rows": total, "places": jnp.sum(chunk.weight * place)}
 
     found = jax.jit(lambda batch: a2c.sum_over_chunks(numbered, batch, size))(batch)
 
-    np.testing.assert_array_equal(found["rows"], batch["rows"].sum(axis=0))
+    np.testing.assert_array_equal(found["rows"], batch.rows.sum(axis=0))
     assert found["places"] == 0 + 1 + 2 + 3 + 4 + 5 + 6  # and padding has weight 0
+
+
+@pytest.mark.parametrize(
+    ("weight", "chunks"),
+    [([0] * 7, 0), ([1] + [0] * 6, 1), ([0, 0, 0, 1, 0, 0, 0], 2), ([0] * 6 + [1], 4)],
+)
+def test_chunks_behind_the_last_weight_are_not_computed(weight, chunks):
+    batch = rows_with(weight)
+
+    def count(chunk, number):
+        return jnp.ones((), jnp.int32), jnp.sum(chunk.weight)
+
+    computed, total = jax.jit(lambda batch: a2c.sum_over_chunks(count, batch, 2))(batch)
+
+    assert (computed, total) == (chunks, sum(weight))
 
 
 # --- weights and advantages -----------------------------------------------------------

@@ -154,10 +154,10 @@ def test_one_pick_is_one_categorical_draw():
         token = codes.tokens[user] + network.encode_context(params, context)
         tokens = jnp.zeros((config.window, config.width)).at[0].set(token)
         valid = jnp.arange(config.window) == 0
-        output = network.apply(params, codes.keys, tokens, valid)
+        query, value = network.apply(params, tokens, valid)
         mask = jnp.arange(USERS) != user
         uniform = jax.random.uniform(key, (1,))[0]
-        return categorical.sample(uniform, output.logits, mask), output.value
+        return categorical.sample(uniform, codes.keys @ query, mask), value
 
     picked, values = selecting(config)(params, keys, users, contexts, FEEDBACK)
     drawn, value = draw(params, keys, users, contexts)
@@ -381,7 +381,7 @@ def test_logits_are_permuted_with_the_users():
     @jax.jit
     def logits(feedback):
         keys = network.encode_users(params, feedback).keys
-        return network.apply(params, keys, tokens, np.ones(3, bool)).logits
+        return keys @ network.apply(params, tokens, np.ones(3, bool)).query
 
     found = logits(FEEDBACK[order])
     np.testing.assert_allclose(found, logits(FEEDBACK)[order], rtol=1e-5, atol=1e-6)

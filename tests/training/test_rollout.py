@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darlr_jax.training.rollout import record_estimates
+from darlr_jax.training.rollout import collect, record_estimates
 from darlr_jax.types import EMPTY, UNVISITED
 from tests import reference_simulation as reference
 from tests.simulation.worlds import (
@@ -313,3 +314,23 @@ def test_the_store_does_not_depend_on_the_order_of_the_environments():
     for _ in range(30):
         permuted = [hits[row] for row in rng.permutation(len(hits))]
         np.testing.assert_array_equal(recorded(permuted), expected)
+
+
+@pytest.mark.parametrize("size", [1, 3, 16])  # of 16 sessions: 3 does not divide them
+def test_sessions_served_in_groups_are_those_served_at_once(size):
+    config = METHODS["darlr"]
+    experiment, state = assemble(config), first_state(config)
+    program = experiment.program._replace(sessions_at_once=size)
+    inputs = (state, jax.random.key(1), experiment.tables, experiment.coefficients)
+
+    found, store = jax.jit(functools.partial(collect, program=program))(*inputs)
+
+    expected, expected_store = roll_out(config, state, 1)
+    real = np.asarray(expected.weight) > 0
+    assert 0 < real.sum() < real.size  # some sessions end early
+    np.testing.assert_array_equal(found.weight, expected.weight)
+    for ours, theirs in zip(
+        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(ours[real], theirs[real], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(store, expected_store, rtol=1e-5)
