@@ -102,7 +102,7 @@ def _forward(
 def _backward(
     block: int, through: bool, residuals: Residuals, cotangent: Evaluation
 ) -> tuple[Array, Array, None, None]:
-    """d log p_a / d logits = 1_a - p; d H / d logits_i = -p_i (log p_i + H)."""
+    """To the logits: d log p_a = 1_a - p and d H_i = -p_i (log p_i + H)."""
     query, keys, turn, action, log_norm, expected, entropy = residuals
     by_log_prob, by_entropy = (leaf[..., None] for leaf in cotangent)
     scaled = by_log_prob * query

@@ -52,7 +52,7 @@ class Selector(nn.Module):
         return self.context_token(context)
 
     def pick(self, tokens: Array, valid: Array) -> SelectorOutput:
-        """Maps tokens `[..., w_sel, width]`, newest first, to a query `[..., width]`."""
+        """Maps tokens `[..., w_sel, width]`, newest first, to `[..., width]`."""
         hidden = self.transformer(tokens, valid)
         query = self.actor(hidden) / math.sqrt(self.config.width)
         value = self.critic(self.critic_hidden(hidden))
