@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
 import sys
@@ -19,27 +20,25 @@ from darlr_jax.experiment import (
     build_experiment,
     init_seeds,
     make_run_epoch,
+    needs_world_model,
 )
 from darlr_jax.runs.checkpoint import Checkpointer
 from darlr_jax.runs.directory import RunDirectory, write_json, writing
+from darlr_jax.runs.failures import summary
+from darlr_jax.runs.journal import Journal
 from darlr_jax.runs.plots import plot_curves
 from darlr_jax.runs.preemption import StopRequest
-from darlr_jax.runs.progress import Progress
+from darlr_jax.runs.progress import NullProgress, Progress
 from darlr_jax.runs.results import load_metrics, run_table, to_markdown
-from darlr_jax.runs.storage import require_space, writing_checkpoint
+from darlr_jax.runs.storage import require_space
 from darlr_jax.runs.world_models import Report, WorldModelStore
-from darlr_jax.runs.writers import MetricsWriter, Row
 from darlr_jax.simulation.tables import check_sizes
-from darlr_jax.types import Array, TrainState, WorldModelTables
-from darlr_jax.world_model.ensemble import fit_ensemble
+from darlr_jax.types import TrainState, WorldModelTables
+from darlr_jax.world_model.ensemble import FitState, fit_ensemble
 from darlr_jax.world_model.tables import predict_tables
 from experiments.cli import say
 
-# Published metrics first, in this order; the rest follows as training reports it.
-_MODES = ("FB", "NX_0", "NX_10")
-_METRICS = ("R_tra", "len_tra", "R_each", "CV", "CV_turn", "MCD")
-_MAY_BE_UNDEFINED = ("_MCD", "_Diversity")  # without categories, without tags
-_CHECKPOINTS_KEPT = 2
+_CHECKPOINTS_KEPT = 2  # the newest ones; the best is kept beside them
 _SILENCE = 10.0  # seconds of a long epoch after which something is said
 
 
@@ -58,8 +57,7 @@ def train(
     """Trains, evaluates and reports; continues what `workdir` holds.
 
     Raises:
-      Interrupted: `stop` asked; whole epochs are kept, of a world model that is not
-        fitted yet nothing is.
+      Interrupted: `stop` asked; whole epochs are kept, those of the world model too.
     """
     stop = stop or StopRequest()
     check_sizes(dataset, config)  # before anything is written
@@ -78,18 +76,31 @@ def train(
             f"{len(dataset.log):,} logged; evaluation pays: {dataset.ground_truth}"
         )
         run.update(ground_truth=dataset.ground_truth)
-        tables, report = world_model(dataset, config.world_model, store, stop)
-        write_json(run.path / "world_model.json", {"epochs": _jsonable(report)})
+        tables = None
+        if needs_world_model(config):
+            tables, report = world_model(dataset, config.world_model, store, stop)
+            write_json(run.path / "world_model.json", {"epochs": _jsonable(report)})
         experiment = build_experiment(dataset, tables, config)
         _train_epochs(run, experiment, seeds, checkpoint_every, stop)
+        _report(run, dataset, config, len(seeds))
+
+
+def _report(
+    run: RunDirectory, dataset: Dataset, config: ExperimentConfig, num_seeds: int
+) -> None:
+    """Curves and a table; where seeds failed neither, but what became of them."""
+    print(f"\n{config.method} on {dataset.name}, means over epochs, "
+          f"{num_seeds} seed(s), {config.training.epochs} epochs")  # fmt: skip
+    print(f"evaluation pays: {dataset.ground_truth}\n")
+    failed = run.noted("failed_seeds")
+    if failed:
+        print(f"{summary(failed, num_seeds)}\n")
+    else:
         with writing(run.curves):
             plot_curves(run.path)
-        table = to_markdown(run_table(load_metrics(run.path)))
-        print(f"\n{config.method} on {dataset.name}, means over epochs, "
-              f"{len(seeds)} seed(s), {config.training.epochs} epochs")  # fmt: skip
-        print(f"evaluation pays: {dataset.ground_truth}\n\n{table}\n")
-        print(f"files: {run.path}/ (metrics.csv, metrics.jsonl, curves.png, run.json, "
-              "config.json, world_model.json, checkpoints/)")  # fmt: skip
+        print(f"{to_markdown(run_table(load_metrics(run.path)))}\n")
+    names = sorted(path.name for path in run.path.iterdir() if path.name[0] != ".")
+    print(f"files: {run.path}/ ({', '.join(names)})")
 
 
 def world_model(
@@ -101,36 +112,73 @@ def world_model(
     """The stored world model of this data and configuration, else a new one.
 
     Raises:
-      Interrupted: `stop` asked before the last epoch ended; nothing is kept.
+      Interrupted: `stop` asked before the last epoch ended; whole epochs are kept.
     """
     stored = store.load(config, data_hash(dataset))
     if stored is not None:
         errors = _describe_errors(stored[1][-1])
         say(f"world model: reused, epoch {len(stored[1]) - 1}: {errors}")
         return stored
-    started = time.perf_counter()
-    patience = _Patience(started)
-    where = "while the world model was fitted, of which nothing is kept"
-
-    def show(row: Mapping[str, float]) -> None:
-        seconds = time.perf_counter() - started
-        say(
-            f"world model: epoch {row['epoch']:.0f}/{config.epochs}  {seconds:.1f} s  "
-            f"{_describe_errors(row)}"
-        )
-        if row["epoch"] < config.epochs:  # after the last one it can be kept
-            stop.check(where)
-
-    def wait(share: float) -> None:
-        patience(share)
-        if share < 1:
-            stop.check(where)
-
-    ensemble = fit_ensemble(dataset, config, show, wait)
+    fit = _Fit(config, store, data_hash(dataset), stop)
+    ensemble = fit_ensemble(
+        dataset, config, fit.tell, fit.wait, resume=fit.earlier(), keep=fit.keep
+    )
     tables = predict_tables(ensemble, dataset)
     with writing(store.path(config, data_hash(dataset))):
         store.save(config, data_hash(dataset), tables, ensemble.report)
     return tables, ensemble.report
+
+
+class _Fit:
+    """The fit of a world model under way: what is said of it, what is kept of it."""
+
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        store: WorldModelStore,
+        data_hash: str,
+        stop: StopRequest,
+    ):
+        self._config, self._store, self._hash = config, store, data_hash
+        self._stop = stop
+        self._kept = 0  # epochs
+        self._started = time.perf_counter()
+        self._patience = _Patience(self._started)
+
+    def earlier(self) -> FitState | None:
+        """What an interrupted fit has left."""
+        stored = self._store.load_fit(self._config, self._hash)
+        if stored is None:
+            return None
+        state = FitState(*stored)
+        self._kept = len(state.report) - 1
+        say(f"world model: continues after epoch {self._kept}/{self._config.epochs}")
+        return state
+
+    def keep(self, state: FitState) -> None:
+        with writing(self._store.fit_path(self._config, self._hash)):
+            self._store.save_fit(self._config, self._hash, *state)
+        self._kept = len(state.report) - 1
+
+    def tell(self, row: Mapping[str, float]) -> None:
+        seconds = time.perf_counter() - self._started
+        say(
+            f"world model: epoch {row['epoch']:.0f}/{self._config.epochs}  "
+            f"{seconds:.1f} s  {_describe_errors(row)}"
+        )
+        if row["epoch"] < self._config.epochs:  # after the last one it can be kept
+            self._check()
+
+    def wait(self, share: float) -> None:
+        self._patience(share)
+        if share < 1:
+            self._check()
+
+    def _check(self) -> None:
+        self._stop.check(
+            f"while the world model was fitted, of which {self._kept} of "
+            f"{self._config.epochs} epochs are kept"
+        )
 
 
 class _Patience:
@@ -154,40 +202,94 @@ def _train_epochs(
     stop: StopRequest,
 ) -> None:
     """Trains from the last checkpoint on, to the last epoch or until `stop` asks."""
-    training = experiment.program.config.training
-    checkpoints = Checkpointer(run.checkpoints, keep=_CHECKPOINTS_KEPT)
-    states, done = _last_states(run, experiment, seeds, checkpoints)
-    writer = _open_metrics(run, done)
-    _require_space(run, states, rows=(training.epochs - done) * len(seeds))
-    if done < training.epochs:
-        stop.check(f"before epoch {done + 1} of {training.epochs}, nothing is lost")
-    compiled, seconds = _compile(experiment, states)
-    run.update(compile_seconds=seconds)
-    say(f"compiled in {seconds:.1f} s")
-    progress = Progress(
-        training.epochs,
-        training.steps_per_epoch * len(seeds),
-        f"{experiment.program.config.method}, {len(seeds)} seed(s)",
-    )
-    started = time.perf_counter()
-    for epoch in range(done + 1, training.epochs + 1):
-        if stop.reason is not None:
-            break
-        states, values, steps, elapsed = _run_epoch(compiled, experiment, states)
-        _require_finite(values, seeds, epoch)
-        with writing(run.metrics_csv):
-            writer.write(_rows(values, seeds, elapsed))
-        if epoch % every == 0:
-            _save(checkpoints, states, epoch, run)
-        progress.update(epoch, steps, elapsed, _headline(values))
-        run.update(run_seconds=time.perf_counter() - started)
-        done = epoch
-    progress.close()
-    if done > (checkpoints.latest_epoch() or 0):
-        _save(checkpoints, states, done, run)
-    checkpoints.close()
-    if done < training.epochs:
-        stop.check(f"after epoch {done} of {training.epochs}, nothing is lost")
+    total = experiment.learner.config.training.epochs
+    with Checkpointer(run.checkpoints, _CHECKPOINTS_KEPT, run.identity) as checkpoints:
+        training = _Training(run, experiment, seeds, checkpoints)
+        if training.done < total:
+            stop.check(f"before epoch {training.done + 1} of {total}, nothing is lost")
+            training.compile()
+        with contextlib.closing(training):
+            while training.done < total and stop.reason is None:
+                training.run_epoch()
+                if training.done % every == 0:
+                    training.save()
+                training.note_time()
+            training.save()
+    if training.done < total:
+        stop.check(f"after epoch {training.done} of {total}, nothing is lost")
+
+
+class _Training:
+    """The states of all seeds, one compiled epoch after another.
+
+    Attributes:
+      done: epochs behind the states.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        experiment: Experiment,
+        seeds: Sequence[int],
+        checkpoints: Checkpointer,
+    ):
+        """Restores the last checkpoint, else initial states; the rest fits to it."""
+        config = experiment.learner.config
+        learned = config.reward.references == "learned"
+        self._run, self._experiment, self._checkpoints = run, experiment, checkpoints
+        self._states, self.done = _last_states(run, experiment, seeds, checkpoints)
+        self._journal = Journal(
+            run,
+            seeds,
+            self.done,
+            k_sel=config.selector.k_sel if learned else None,
+            say=say,
+        )
+        self._score: float | None = None
+        self._progress: Progress | NullProgress = NullProgress()
+        rows = (config.training.epochs - self.done) * len(seeds)
+        _require_space(run, self._states, rows)
+
+    def compile(self) -> None:
+        """Compiles the epoch; from here on time counts as training."""
+        self._compiled, seconds = _compile(self._experiment, self._states)
+        self._run.update(compile_seconds=seconds)
+        say(f"compiled in {seconds:.1f} s")
+        config, seeds = self._experiment.learner.config, len(self._journal.live)
+        steps = config.training.steps_per_epoch * seeds
+        label = f"{config.method}, {seeds} seed(s)"
+        self._progress = Progress(config.training.epochs, steps, label)
+        self._started = time.perf_counter()
+
+    def run_epoch(self) -> None:
+        """Trains, evaluates, writes down."""
+        began, epoch, journal = time.perf_counter(), self.done + 1, self._journal
+        before = np.array(self._states.env_steps)  # the states are donated
+        states, values = self._compiled(self._states, *self._experiment[1:])
+        metrics = {name: np.asarray(value) for name, value in values.items()}
+        elapsed = time.perf_counter() - began
+        self._states = journal.sort_out(
+            states, metrics, epoch, self._checkpoints.newest
+        )
+        journal.record(metrics, epoch, elapsed)
+        self.done, self._score = epoch, journal.score(metrics)
+        steps = (metrics["env_steps"] - before)[list(journal.live)]
+        self._progress.update(
+            epoch, int(np.sum(steps)), elapsed, _headline(journal, metrics)
+        )
+
+    def note_time(self) -> None:
+        """Says in run.json how long the epochs have taken."""
+        self._run.update(run_seconds=time.perf_counter() - self._started)
+
+    def save(self) -> None:
+        """Begins to store the states, where they are not stored yet."""
+        if self.done > (self._checkpoints.latest_epoch() or 0):
+            self._checkpoints.save(self._states, self.done, self._score)
+
+    def close(self) -> None:
+        """Leaves the last line of the progress standing."""
+        self._progress.close()
 
 
 def _last_states(
@@ -206,88 +308,28 @@ def _last_states(
     return states, done
 
 
-def _open_metrics(run: RunDirectory, done: int) -> MetricsWriter:
-    """Metrics that end where the checkpoint does."""
-    writer = MetricsWriter(run)
-    with writing(run.metrics_csv):
-        writer.truncate_after(done)
-    return writer
-
-
 def _require_space(run: RunDirectory, states: TrainState, rows: int) -> None:
     """Refuses to train where the checkpoints and metrics to come do not fit."""
     stored = sum(path.name.isdecimal() for path in run.checkpoints.iterdir())
-    missing = _CHECKPOINTS_KEPT + 1 - stored  # the oldest goes when a new one is there
+    # Beside the newest there is the best, and the oldest goes when a new one is there.
+    missing = max(1, _CHECKPOINTS_KEPT + 2 - stored)
     require_space(run.path, states, checkpoints=missing, rows=rows)
-
-
-def _save(
-    checkpoints: Checkpointer, states: TrainState, epoch: int, run: RunDirectory
-) -> None:
-    with writing_checkpoint(run.checkpoints):
-        checkpoints.save(states, epoch)
 
 
 def _compile(experiment: Experiment, states: TrainState) -> tuple[RunEpoch, float]:
     """The compiled epoch, and how long the compilation took."""
     started = time.perf_counter()
-    run_epoch = make_run_epoch(experiment.program)
+    run_epoch = make_run_epoch(experiment.learner)
     compiled = run_epoch.lower(states, *experiment[1:]).compile()  # type: ignore[attr-defined]
     return compiled, time.perf_counter() - started
 
 
-def _run_epoch(
-    compiled: RunEpoch, experiment: Experiment, states: TrainState
-) -> tuple[TrainState, dict[str, np.ndarray], int, float]:
-    """The next states, metrics `[S]`, transitions of all seeds, and seconds."""
-    started = time.perf_counter()
-    before = np.asarray(states.env_steps)
-    states, metrics = compiled(states, *experiment[1:])
-    values = {name: np.asarray(value) for name, value in metrics.items()}
-    steps = int(np.sum(values["env_steps"] - before))
-    return states, values, steps, time.perf_counter() - started
-
-
-def _rows(
-    values: Mapping[str, np.ndarray], seeds: Sequence[int], seconds: float
-) -> list[Row]:
-    """One row a seed; `seconds` is what the epoch took for all seeds together."""
-    published = [f"{mode}_{metric}" for mode in _MODES for metric in _METRICS]
-    published += [f"{mode}_all_users_R_tra" for mode in _MODES]
-    first = ["epoch", "env_steps"]
-    names = [name for name in published if name in values]
-    names += sorted(set(values) - set(first) - set(names))
-    rows: list[Row] = []
-    for index, seed in enumerate(seeds):
-        row: dict[str, float | int] = {"seed": seed}
-        row |= {name: int(values[name][index]) for name in first}
-        row["seconds"] = round(seconds, 4)
-        row |= {name: float(values[name][index]) for name in names}
-        rows.append(row)
-    return rows
-
-
-def _require_finite(
-    values: Mapping[str, np.ndarray], seeds: Sequence[int], epoch: int
-) -> None:
-    for name, value in values.items():
-        if name.endswith(_MAY_BE_UNDEFINED):
-            continue
-        for seed, number in zip(seeds, np.atleast_1d(value), strict=True):
-            if not math.isfinite(number):
-                raise FloatingPointError(
-                    f"{name} is {number} in epoch {epoch}, seed {seed}; the last "
-                    "checkpoint is intact. Lower recommender.learning_rate, "
-                    "selector.learning_rate or reward.lambda_u"
-                )
-
-
-def _headline(values: Mapping[str, Array | np.ndarray]) -> dict[str, float]:
+def _headline(journal: Journal, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
     names = {"NX_0_R_tra": "NX_0", "NX_0_all_users_R_tra": "all users"}
     return {
-        title: float(np.mean(values[name]))
+        title: journal.mean(metrics, name)
         for name, title in names.items()
-        if name in values
+        if name in metrics
     }
 
 

@@ -4,7 +4,10 @@
         --seeds=0,1,2 --epochs=200 --workdir=runs/coat_darlr --set=selector.k_sel=20
 
 All seeds train side by side in one compiled program. The same command continues a run
-that was interrupted; it loses at most the epochs since the last checkpoint.
+that was interrupted, with the same numbers; one that was killed loses at most the epoch
+under way, or as many as --checkpoint_every says; of the world model the epoch under
+way. A seed whose metrics are not finite is marked in run.json and ends; the others go
+on, and their numbers are those of a run in which it had not failed.
 
 SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and --max_seconds end a run after the epoch under way,
 which is kept, with exit code 75; a second SIGINT ends it at once, with 130. Mistakes
@@ -35,7 +38,10 @@ RESUME = flags.DEFINE_enum(
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --workdir.")
 CHECKPOINT_EVERY = flags.DEFINE_integer(
-    "checkpoint_every", 10, "Epochs between checkpoints.", lower_bound=1
+    "checkpoint_every",
+    1,
+    "Epochs between checkpoints; a run that is killed loses at most so many.",
+    lower_bound=1,
 )
 MAX_SECONDS = flags.DEFINE_float(
     "max_seconds",

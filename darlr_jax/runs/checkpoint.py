@@ -4,13 +4,22 @@ The state is stored as a flat record, `{".recommender.params['kernel']": array}`
 checkpoint does not depend on how a library nests its optimizer states, what differs can
 be named where one does not fit, and arrays without elements, which the storage refuses,
 can be left out (the state has `[0, 0]` tables where nothing needs them).
+
+Beside the arrays lies what they are compared with when they are read: the shape, the
+type and the SHA-256 digest of each, and of which configuration, seeds and data they
+are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import logging as python_logging
+import math
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -18,48 +27,79 @@ import jax.numpy as jnp
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from darlr_jax.runs.directory import RunError
+from darlr_jax.config import ConfigError, from_dict, to_dict
+from darlr_jax.runs.directory import Identity, RunError
+from darlr_jax.runs.storage import writing_checkpoint
 
 State = TypeVar("State")
 _Leaves = dict[str, Any]
 
 
 class Checkpointer:
-    """The newest `keep` states of a run, each complete or absent.
+    """The newest `keep` states of a run and the best one, each complete or absent.
 
-    A checkpoint carries the shape, the type and the SHA-256 digest of every array;
-    what is restored is compared with them.
+    States are written while the program goes on. Use it as a context manager: what is
+    being written when the block ends is waited for.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], keep: int = 2):
-        """Opens, or creates, the checkpoints under `directory`."""
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        keep: int = 2,
+        identity: Identity | None = None,
+    ):
+        """Opens, or creates, the checkpoints under `directory`.
+
+        Args:
+          directory: where they are; no other process may write there.
+          keep: how many of the newest stay.
+          identity: of which run they are; stored, and compared with what is restored.
+            None: neither.
+        """
         # Orbax takes absolute paths alone.
         self._directory = pathlib.Path(directory).absolute()
+        self._identity = identity
+        self._scores: dict[int, float] = {}
+        self._under_way: Any = None
+        logging.get_absl_logger().addFilter(_not_from_orbax)
         self._orbax = ocp.training.Checkpointer(
             self._directory,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            preservation_policy=_NewestAndBest(keep, self._scores),
             cleanup_tmp_directories=True,  # of a process that was killed while saving
         )
+        for epoch in self._stored():
+            with contextlib.suppress(_DamagedError):
+                self._note_score(epoch, self._record(epoch).get("score"))
 
-    def save(self, state: Any, epoch: int) -> None:
-        """Stores `state`; when this returns, the checkpoint is complete.
+    def save(self, state: Any, epoch: int, score: float | None = None) -> None:
+        """Begins to store `state`, whose buffers may be donated when this returns.
+
+        The checkpoint is complete after the next `save`, `wait`, `restore` or `close`,
+        which also raise what went wrong in the meantime.
 
         Args:
           state: a pytree of arrays, typed keys among them; None is no leaf.
           epoch: the number of epochs it has behind it; later than any stored one.
+          score: the higher, the better; the checkpoint with the highest one stays.
 
         Raises:
-          RunError: `epoch` is stored already, or later ones are.
+          RunError: `epoch` is stored already, or later ones are, or the system refused
+            to write this checkpoint or the one before.
         """
+        self.wait()
         latest = self.latest_epoch()
         if latest is not None and epoch <= latest:
             raise RunError(
                 f"{self._directory}: cannot save epoch {epoch} after epoch {latest}"
             )
         leaves = _leaves(state)
-        record = {name: _describe(leaf) for name, leaf in leaves.items()}
-        stored = _without_empty(leaves)
-        if not self._orbax.save(epoch, stored, custom_metadata={"leaves": record}):
+        record = self._describe(leaves, score)
+        self._note_score(epoch, score)
+        with writing_checkpoint(self._directory):
+            self._under_way = self._orbax.save_async(
+                epoch, _without_empty(leaves), custom_metadata=record
+            )
+        if self._under_way is None:
             raise RunError(f"{self._directory}: epoch {epoch} was not saved")
 
     def restore(self, example: State, epoch: int | None = None) -> State:
@@ -73,10 +113,11 @@ class Checkpointer:
           epoch: which one; the newest if None.
 
         Raises:
-          RunError: nothing is stored, all of it is damaged, or `example` is a state of
-            another shape (what differs).
+          RunError: nothing is stored, all of it is damaged, it is of another run, or
+            `example` is a state of another shape (what differs).
         """
-        stored = [checkpoint.step for checkpoint in self._orbax.checkpoints]
+        self.wait()
+        stored = self._stored()
         wanted = [e for e in reversed(stored) if epoch is None or e == epoch]
         if not wanted:
             raise RunError(
@@ -94,29 +135,96 @@ class Checkpointer:
                 continue
             self._set_aside(damaged)
             return state
-        raise RunError(f"{self._directory}: damaged checkpoints of epochs {damaged}")
+        raise RunError(
+            f"{self._directory}: damaged checkpoints of epochs {damaged}; start anew "
+            "with --overwrite"
+        )
 
     def latest_epoch(self) -> int | None:
-        """The newest epoch that is stored, None where there is none."""
-        latest = self._orbax.latest
-        return None if latest is None else latest.step
+        """The newest epoch that is stored or being stored, None without any."""
+        return max(self._stored(), default=None)
+
+    def newest(self) -> pathlib.Path | None:
+        """The folder of the newest checkpoint, once it is complete; None without any.
+
+        Raises:
+          RunError: the system refused to write it.
+        """
+        self.wait()
+        epoch = self.latest_epoch()
+        return None if epoch is None else self._directory / str(epoch)
+
+    def best_epoch(self) -> int | None:
+        """The stored epoch with the highest score, None where none has one."""
+        return _best(self._stored(), self._scores)
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more."""
-        self._orbax.wait()
+        """Returns when nothing is being written any more.
+
+        Raises:
+          RunError: the system refused to write.
+        """
+        if self._under_way is not None:
+            under_way, self._under_way = self._under_way, None
+            with writing_checkpoint(self._directory):
+                under_way.result()
 
     def close(self) -> None:
-        """Waits, and releases what the checkpointer holds."""
-        self._orbax.close()
-
-    def _load(self, example: State, epoch: int) -> State:
-        leaves = _leaves(example)
+        """Waits, and releases what the checkpointer holds. Raises as `wait`."""
         try:
-            metadata = self._orbax.metadata(epoch)
-            record = metadata.custom_metadata["leaves"]
+            self.wait()
+        finally:
+            with writing_checkpoint(self._directory):
+                self._orbax.close()
+            logging.get_absl_logger().removeFilter(_not_from_orbax)
+
+    def __enter__(self) -> Checkpointer:
+        """The checkpointer itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes; what ends the block by itself is not hidden by a failed write."""
+        with contextlib.suppress(*([RunError] if kind is not None else [])):
+            self.close()
+
+    def _stored(self) -> list[int]:
+        return [checkpoint.step for checkpoint in self._orbax.checkpoints]
+
+    def _note_score(self, epoch: int, score: float | None) -> None:
+        if score is None or not math.isfinite(score):
+            self._scores.pop(epoch, None)
+        else:
+            self._scores[epoch] = score
+
+    def _describe(self, leaves: _Leaves, score: float | None) -> dict[str, Any]:
+        """What is stored beside the arrays, with a digest of itself."""
+        record: dict[str, Any] = {
+            "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
+            "score": None if score is None or not math.isfinite(score) else score,
+        }
+        if self._identity is not None:
+            config, seeds, data = self._identity
+            record["identity"] = {
+                "config": to_dict(config), "seeds": seeds, "data": data
+            }  # fmt: skip
+        return record | {"sha256": _text_digest(record)}
+
+    def _record(self, epoch: int) -> dict[str, Any]:
+        """What `_describe` made. Raises _DamagedError."""
+        try:
+            record: dict[str, Any] = self._orbax.metadata(epoch).custom_metadata
+            digest = record.pop("sha256")
         except Exception as error:  # whatever a parser makes of a damaged file
             raise _DamagedError(_first_line(error)) from error
-        _require_fit(leaves, record, f"{self._directory}/{epoch}")
+        if digest != _text_digest(record):
+            raise _DamagedError("its description has changed")
+        return record
+
+    def _load(self, example: State, epoch: int) -> State:
+        leaves, path = _leaves(example), f"{self._directory}/{epoch}"
+        record = self._record(epoch)
+        self._require_same_run(record, path)
+        _require_fit(leaves, record["leaves"], path)
         targets = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_sharding(leaf))
             for name, leaf in _without_empty(leaves).items()
@@ -126,13 +234,32 @@ class Checkpointer:
         except Exception as error:  # it fits, so what fails is the reading
             raise _DamagedError(_first_line(error)) from error
         for name, leaf in restored.items():
-            if _digest(leaf) != record[name]["sha256"]:
+            if _digest(leaf) != record["leaves"][name]["sha256"]:
                 raise _DamagedError(f"{name}: its content has changed")
         values = [
             restored[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype)
             for name, leaf in leaves.items()
         ]
         return jax.tree.unflatten(jax.tree.structure(example), values)
+
+    def _require_same_run(self, record: dict[str, Any], path: str) -> None:
+        if self._identity is None:
+            return
+        if "identity" not in record:
+            raise RunError(
+                f"{path}: does not say of which run it is; start anew with --overwrite"
+            )
+        stored = record["identity"]
+        try:
+            stored = Identity(**stored | {"config": from_dict(stored["config"])})
+        except ConfigError as error:
+            raise RunError(f"{path}: of another version ({error})") from error
+        differences = self._identity.differences(stored)
+        if differences:
+            raise RunError(
+                f"{path}: is of another experiment ({'; '.join(differences)}); choose "
+                "another --workdir, or --overwrite to replace it"
+            )
 
     def _set_aside(self, epochs: list[int]) -> None:
         for epoch in epochs:
@@ -145,6 +272,33 @@ class Checkpointer:
             source.rename(target)
         if epochs:
             self._orbax.reload()
+
+
+class _NewestAndBest:
+    """Orbax's preservation policy: the newest ones and the one with the best score."""
+
+    def __init__(self, newest: int, scores: dict[int, float]):
+        self._newest = newest
+        self._scores = scores
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        del context
+        epochs = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*sorted(epochs)[-self._newest :], _best(epochs, self._scores)}
+        return [epoch in kept for epoch in epochs]
+
+
+def _best(epochs: Sequence[int], scores: dict[int, float]) -> int | None:
+    """The epoch with the highest score, of equal ones the first."""
+    scored = sorted(epoch for epoch in epochs if epoch in scores)
+    return max(scored, key=scores.__getitem__, default=None)
+
+
+def _not_from_orbax(record: python_logging.LogRecord) -> bool:
+    """What Orbax has to say that matters comes as an exception; its logs repeat it."""
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 class _DamagedError(Exception):
@@ -170,6 +324,11 @@ def _digest(leaf: jax.Array) -> str:
     is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     values = jax.device_get(jax.random.key_data(leaf) if is_key else leaf)
     return hashlib.sha256(values.tobytes()).hexdigest()
+
+
+def _text_digest(record: dict[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sharding(leaf: Any) -> jax.sharding.Sharding:

@@ -3,9 +3,10 @@
 A run directory holds::
 
     config.json     the configuration, every field
-    run.json        command, commit, versions, device, data, times, status
+    run.json        command, commit, versions, device, data, times, status, what failed
     metrics.csv     one row per seed and epoch; metrics.jsonl holds the same rows
-    checkpoints/    the newest states
+    checkpoints/    the newest states, and the best
+    failed/         states of seeds that failed, where there are any
     curves.png      the curves of metrics.csv
 """
 
@@ -24,7 +25,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import darlr_jax
 from darlr_jax import config as config_lib
@@ -36,10 +37,34 @@ _LOCK = ".lock"
 _VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # A resumed run may be asked for more epochs than it was started with, nothing else.
 _MAY_CHANGE = ("training.epochs",)
+# What run.json says of the epochs of all sessions: the next session goes on with it.
+_OF_THE_RUN: Mapping[str, Any] = {"failed_seeds": [], "warnings": []}
 
 
 class RunError(RuntimeError):
     """A run directory that cannot be used; one line: which, why, and what to do."""
+
+
+class Identity(NamedTuple):
+    """What makes two runs the same experiment."""
+
+    config: ExperimentConfig
+    seeds: list[int]
+    data: dict[str, str]  # file name (or generator) -> sha256 of what was read
+
+    def differences(self, before: Identity) -> list[str]:
+        """What is not as it was `before`, as "selector.k_sel: 15 -> 20"."""
+        old, new = config_lib.flatten(before.config), config_lib.flatten(self.config)
+        differences = [
+            f"{name}: {old[name]!r} -> {new[name]!r}"
+            for name in new
+            if name not in _MAY_CHANGE and old[name] != new[name]
+        ]
+        for name in ("seeds", "data"):
+            was, is_now = getattr(before, name), getattr(self, name)
+            if was != is_now:
+                differences.append(f"{name}: {was!r} -> {is_now!r}")
+        return differences
 
 
 class Resume(enum.StrEnum):
@@ -66,7 +91,11 @@ class RunDirectory:
       metrics_jsonl: metrics.jsonl.
       checkpoints: the directory of the checkpoints.
       curves: curves.png.
+      failed: the directory of the states of seeds that failed.
+      identity: what the run is; of a directory that was opened.
     """
+
+    identity: Identity
 
     def __init__(self, path: str | os.PathLike[str]):
         """Names the files under `path`; touches none. See `RunDirectory.open`."""
@@ -78,6 +107,7 @@ class RunDirectory:
         self.metrics_jsonl = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.curves = self.path / "curves.png"
+        self.failed = self.path / "failed"
         self._lock: IO[str] | None = None
         self._record: dict[str, Any] = {}
 
@@ -113,6 +143,7 @@ class RunDirectory:
         if overwrite and resume is Resume.MUST:
             raise RunError("--overwrite and --resume=must contradict each other")
         run = cls(path)
+        run.identity = Identity(config, [int(s) for s in seeds], dict(data_hashes))
         run._acquire_lock()
         try:
             earlier = run._earlier_session(resume, overwrite)
@@ -120,7 +151,9 @@ class RunDirectory:
                 earlier["status"] = "killed"  # or it would have the lock still
             run._record = describe_session(seeds, command, data_hashes)
             if earlier is not None:
-                run._require_same_experiment(config, earlier)
+                run._require_same_experiment(earlier)
+                for name, default in _OF_THE_RUN.items():
+                    run._record[name] = earlier.pop(name, default)
                 history = earlier.pop("earlier_sessions", [])
                 run._record["earlier_sessions"] = [*history, earlier]
                 run.resumed = True
@@ -144,6 +177,10 @@ class RunDirectory:
             raise RunError(f"run.json has no field {', '.join(unknown)}")
         self._record |= fields
         write_json(self.run_file, self._record)
+
+    def noted(self, name: str) -> Any:
+        """A field of run.json as `update`, or an earlier session, has set it."""
+        return self._record[name]
 
     def status(self) -> str:
         """How the run stands: running, finished, interrupted, failed or killed.
@@ -251,29 +288,19 @@ class RunDirectory:
             return None
         return read_json(self.run_file)
 
-    def _require_same_experiment(
-        self, config: ExperimentConfig, earlier: Mapping[str, Any]
-    ) -> None:
-        before = config_lib.flatten(load_config(self.path))
-        after = config_lib.flatten(config)
-        differences = [
-            f"{name}: {before[name]!r} -> {after[name]!r}"
-            for name in after
-            if name not in _MAY_CHANGE and before[name] != after[name]
-        ]
-        differences += [
-            f"{name}: {earlier.get(name)!r} -> {self._record[name]!r}"
-            for name in ("seeds", "data")
-            if earlier.get(name) != self._record[name]
-        ]
+    def _require_same_experiment(self, earlier: Mapping[str, Any]) -> None:
+        before = Identity(
+            load_config(self.path), earlier.get("seeds", []), earlier.get("data", {})
+        )
+        differences = self.identity.differences(before)
         if differences:
             raise RunError(
                 f"{self.path}: holds another experiment ({'; '.join(differences)}); "
                 "choose another --workdir, or --overwrite to replace it"
             )
 
-        done = self._epochs_done()
-        if done > config.training.epochs:
+        done, epochs = self._epochs_done(), self.identity.config.training.epochs
+        if done > epochs:
             raise RunError(f"{self.path}: has {done} epochs already; --epochs is fewer")
 
     def _epochs_done(self) -> int:
@@ -286,7 +313,8 @@ class RunDirectory:
 
     def _remove_files(self) -> None:
         # Only what runs write: the user may keep notes beside them.
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for folder in (self.checkpoints, self.failed):
+            shutil.rmtree(folder, ignore_errors=True)
         for file in (
             *(self.metrics_csv, self.metrics_jsonl, self.curves),
             *(self.run_file, self.config_file),
@@ -339,6 +367,7 @@ def describe_session(
         },
         "host": {"system": platform.system(), "cpus": os.cpu_count()},
         "earlier_sessions": [],
+        **_OF_THE_RUN,
     }
 
 

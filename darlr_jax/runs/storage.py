@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from absl import logging
 
 from darlr_jax.runs.directory import RunError, writing
 
@@ -49,13 +48,11 @@ def require_space(
 
 @contextlib.contextmanager
 def writing_checkpoint(directory: pathlib.Path) -> Iterator[None]:
-    """A save whose failure is one line; its storage logs a traceback for each thread.
+    """A save, or the wait for one, whose failure is one line.
 
     Raises:
       RunError: the system refused to write.
     """
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)
     try:
         with writing(directory):
             yield
@@ -65,8 +62,6 @@ def writing_checkpoint(directory: pathlib.Path) -> Iterator[None]:
             raise
         with writing(directory):
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def _megabytes(size: float) -> str:

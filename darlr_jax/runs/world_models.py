@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from absl import logging
 
 import darlr_jax
 from darlr_jax.config import WorldModelConfig, to_dict
-from darlr_jax.files import replacing
+from darlr_jax.runs.arrays import DamagedFileError, load_arrays, save_arrays
 from darlr_jax.types import WorldModelTables
 
 # A change of any of these sources makes another world model.
@@ -25,7 +25,10 @@ Report = list[dict[str, float]]
 
 
 class WorldModelStore:
-    """Tables and reports of fitted world models, one file each; nothing is pickled."""
+    """Fitted world models, one file each, and fits under way; nothing is pickled.
+
+    A file that cannot be read is named in a warning and counts as none.
+    """
 
     def __init__(self, directory: str | os.PathLike[str]):
         """Opens the store in `directory`, which is created when something is saved."""
@@ -35,27 +38,23 @@ class WorldModelStore:
         """The file of the model that `config` makes of the data with this hash."""
         return self._directory / f"{fingerprint(config, data_hash)}.npz"
 
+    def fit_path(self, config: WorldModelConfig, data_hash: str) -> pathlib.Path:
+        """The file of the same model while it is fitted."""
+        return self.path(config, data_hash).with_suffix(".fit.npz")
+
     def load(
         self, config: WorldModelConfig, data_hash: str
     ) -> tuple[WorldModelTables, Report] | None:
-        """The stored tables and report, None where there are none.
-
-        A file that cannot be read is named in a warning and counts as none.
-        """
-        path = self.path(config, data_hash)
-        if not path.exists():
+        """The stored tables and report, None where there are none."""
+        path, otherwise = self.path(config, data_hash), "the world model is fitted anew"
+        stored = _load(path, otherwise)
+        if stored is None:
             return None
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                tables = WorldModelTables(
-                    *(stored[f] for f in WorldModelTables._fields)
-                )
-                return tables, json.loads(str(stored["report"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            logging.warning(
-                "%s: damaged, the world model is fitted anew (%s)", path, error
-            )
+        arrays, report = stored
+        if set(arrays) != set(WorldModelTables._fields):
+            logging.warning("%s: of another version, %s", path, otherwise)
             return None
+        return WorldModelTables(**arrays), report
 
     def save(
         self,
@@ -64,13 +63,39 @@ class WorldModelStore:
         tables: WorldModelTables,
         report: Report,
     ) -> pathlib.Path:
-        """Stores tables and report; the file is complete or absent."""
+        """Stores tables and report; what was kept of the fit is no longer needed."""
         path = self.path(config, data_hash)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        arrays: dict[str, Any] = {k: np.asarray(v) for k, v in tables._asdict().items()}
-        with replacing(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, report=np.asarray(json.dumps(report)), **arrays)
+        save_arrays(path, tables._asdict(), report)
+        self.fit_path(config, data_hash).unlink(missing_ok=True)
         return path
+
+    def load_fit(
+        self, config: WorldModelConfig, data_hash: str
+    ) -> tuple[dict[str, np.ndarray], Report] | None:
+        """What `save_fit` stored last, None where there is nothing."""
+        return _load(self.fit_path(config, data_hash), "the fit begins anew")
+
+    def save_fit(
+        self,
+        config: WorldModelConfig,
+        data_hash: str,
+        arrays: Mapping[str, Any],
+        report: Report,
+    ) -> None:
+        """Stores a fit between two epochs, in place of the one of an epoch before."""
+        save_arrays(self.fit_path(config, data_hash), arrays, report)
+
+
+def _load(
+    path: pathlib.Path, otherwise: str
+) -> tuple[dict[str, np.ndarray], Any] | None:
+    if not path.exists():
+        return None
+    try:
+        return load_arrays(path)
+    except DamagedFileError as error:
+        logging.warning("%s: damaged, %s (%s)", path, otherwise, error)
+        return None
 
 
 def fingerprint(config: WorldModelConfig, data_hash: str) -> str:

@@ -9,10 +9,45 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from darlr_jax.files import replacing
 from darlr_jax.runs.directory import RunDirectory, RunError
 
 Row = Mapping[str, float | int]
+
+
+# Published metrics first, in this order; the rest follow by name.
+_MODES = ("FB", "NX_0", "NX_10")
+_METRICS = ("R_tra", "len_tra", "R_each", "CV", "CV_turn", "MCD")
+
+
+def metric_rows(
+    metrics: Mapping[str, np.ndarray],
+    seeds: Mapping[int, int],
+    epoch: int,
+    seconds: float,
+) -> list[Row]:
+    """One row a seed.
+
+    Args:
+      metrics: values `[S]`, `env_steps` among them.
+      seeds: position in S -> seed, of the seeds that get a row.
+      epoch: which one.
+      seconds: what the epoch took for all seeds together.
+    """
+    published = [f"{mode}_{metric}" for mode in _MODES for metric in _METRICS]
+    published += [f"{mode}_all_users_R_tra" for mode in _MODES]
+    names = [name for name in published if name in metrics]
+    names += sorted(set(metrics) - {"epoch", "env_steps"} - set(names))
+    rows: list[Row] = []
+    for position, seed in seeds.items():
+        row: dict[str, float | int] = {"seed": seed, "epoch": epoch}
+        row["env_steps"] = int(metrics["env_steps"][position])
+        row["seconds"] = round(seconds, 4)
+        row |= {name: float(metrics[name][position]) for name in names}
+        rows.append(row)
+    return rows
 
 
 class Writer(Protocol):
@@ -78,6 +113,15 @@ class MetricsWriter:
         _append(self._csv, [",".join(cells) for cells in texts])
         _append(self._jsonl, [_json_line(self._columns, cells) for cells in texts])
         self._last_epoch = epochs.pop()
+
+    def rows(self) -> list[dict[str, float]]:
+        """The rows that the files hold, undefined numbers as nan.
+
+        Raises:
+          RunError: a line is malformed.
+        """
+        lines = _whole_lines(self._jsonl)
+        return [_numbers(_json_row(line)) for line in lines]
 
     def truncate_after(self, epoch: int) -> None:
         """Drops the rows of later epochs, and a last line that was cut short.
@@ -153,11 +197,21 @@ def _json_line(columns: Sequence[str], cells: Sequence[str]) -> str:
     return "{" + ", ".join(fields) + "}"
 
 
-def _json_epoch(line: str) -> int:
+def _json_row(line: str) -> dict[str, float | None]:
     try:
-        return int(json.loads(line)["epoch"])
+        row: dict[str, float | None] = json.loads(line)
+        int(row["epoch"] or 0)
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"metrics.jsonl: malformed line {line!r}") from error
+    return row
+
+
+def _json_epoch(line: str) -> int:
+    return int(_json_row(line)["epoch"] or 0)
+
+
+def _numbers(row: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if x is None else x for name, x in row.items()}
 
 
 def _append(file: pathlib.Path, lines: Sequence[str]) -> None:

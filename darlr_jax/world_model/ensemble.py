@@ -16,11 +16,11 @@ from darlr_jax.data.dataset import CategoricalFeature, Dataset, InteractionLog
 from darlr_jax.networks.deepfm import (
     Features,
     Field,
-    Prediction,
     WorldModelNetwork,
     make_deepfm,
 )
 from darlr_jax.types import Array, Key, Params
+from darlr_jax.world_model.losses import LOSSES, Loss
 from darlr_jax.world_model.negatives import TrainingPairs, draw_training_pairs
 from darlr_jax.world_model.ranking import rating_errors
 
@@ -43,6 +43,13 @@ class Member(NamedTuple):
     key: Key
 
 
+class FitState(NamedTuple):
+    """A fit between two epochs as plain arrays: what a file can hold."""
+
+    arrays: dict[str, np.ndarray]  # every array of `Member`, by its path in there
+    report: list[dict[str, float]]  # of the epochs so far, see `fit_ensemble`
+
+
 class Ensemble(NamedTuple):
     """A fitted world model."""
 
@@ -50,20 +57,6 @@ class Ensemble(NamedTuple):
     params: Params  # leading axis E
     sides: Sides
     report: list[dict[str, float]]  # a row an epoch, see `fit_ensemble`
-
-
-def pointneg_loss(
-    positive: Prediction, negative: Prediction, label: Array, weight: Array
-) -> Array:
-    """Gaussian fit of the label, and of 0 at a negative, summed over pairs.
-
-    sum (y+ - y)^2 e^{-s+} + (y- - 0)^2 e^{-s-} + s+ + s-, with s the log-variance
-    (protocol 2.2). Shapes `[M]`; `weight` 0 leaves a pair out.
-    """
-    fit = (positive.mean - label) ** 2 * jnp.exp(-positive.log_variance)
-    push = negative.mean**2 * jnp.exp(-negative.log_variance)
-    spread = positive.log_variance + negative.log_variance
-    return jnp.sum(weight * (fit + push + spread))
 
 
 def parameter_decay(params: Params, config: WorldModelConfig) -> Array:
@@ -79,6 +72,9 @@ def fit_ensemble(
     config: WorldModelConfig,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
     on_progress: Callable[[float], None] = lambda share: None,
+    *,
+    resume: FitState | None = None,
+    keep: Callable[[FitState], None] = lambda state: None,
 ) -> Ensemble:
     """Fits all members at once on the same pairs, each in its own order.
 
@@ -87,6 +83,9 @@ def fit_ensemble(
       config: schedule and architecture.
       on_epoch: called with each row of the report as soon as it is known.
       on_progress: called with the share of an epoch that is done, now and then.
+      resume: where an earlier fit of the same data and configuration was; what follows
+        is what would have followed there, to the last bit on the same machine.
+      keep: called with the state after every epoch, before `on_epoch`.
 
     Returns:
       The ensemble. A report row holds `epoch` (0 = before training), `loss` (training
@@ -95,6 +94,7 @@ def fit_ensemble(
 
     Raises:
       FloatingPointError: the loss is not finite; names the epoch.
+      ValueError: `resume` is of another fit.
     """
     sides, network = build_network(dataset, config)
     pairs = draw_training_pairs(dataset, config.negatives, config.seed)
@@ -102,8 +102,10 @@ def fit_ensemble(
     members = _init_members(network, optimizer, sides, config)
     train = _compile_epoch(network, optimizer, pairs, sides, config)
     predict = jax.jit(functools.partial(predict_labels, network=network))
-    report = []
-    for number in range(config.epochs + 1):
+    report: list[dict[str, float]] = []
+    if resume is not None:
+        members, report = _members_of(resume.arrays, members), list(resume.report)
+    for number in range(len(report), config.epochs + 1):
         loss = float("nan")
         if number:
             members, loss = train(members, on_progress)
@@ -115,8 +117,29 @@ def fit_ensemble(
         predicted = _predict_log(predict, members.params, dataset.held_out, sides)
         errors = rating_errors(predicted, dataset.held_out)
         report.append({"epoch": number, "loss": loss, **errors})
+        if number:
+            keep(FitState(_arrays_of(members), list(report)))
         on_epoch(report[-1])
     return Ensemble(network, members.params, sides, report)
+
+
+def _arrays_of(members: Member) -> dict[str, np.ndarray]:
+    """Copies of all arrays, by path; a typed key is stored as its words."""
+    plain = members._replace(key=jax.random.key_data(members.key))
+    leaves = jax.tree_util.tree_leaves_with_path(plain)
+    return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
+
+
+def _members_of(arrays: dict[str, np.ndarray], example: Member) -> Member:
+    """The members whose arrays these are; `example` has their structure."""
+    expected = _arrays_of(example)
+    described = {name: (leaf.shape, leaf.dtype) for name, leaf in arrays.items()}
+    if described != {name: (leaf.shape, leaf.dtype) for name, leaf in expected.items()}:
+        raise ValueError("world model: the state to resume is of another fit")
+    # Copies: the caller's arrays must outlive the donation of these.
+    leaves = [jnp.array(arrays[name]) for name in expected]
+    members = jax.tree.unflatten(jax.tree.structure(example), leaves)
+    return members._replace(key=jax.random.wrap_key_data(members.key))
 
 
 def predict_labels(
@@ -184,11 +207,23 @@ def _init_members(
     else:
         init_keys = jax.random.split(init_key, config.members)
 
-    def init(init_key: Key, order_key: Key) -> Member:
-        params = network.init(init_key, *sides)
-        return Member(params, optimizer.init(params), order_key)
-
+    init = functools.partial(
+        init_member, sides=sides, network=network, optimizer=optimizer
+    )
     return jax.jit(jax.vmap(init))(init_keys, order_keys)
+
+
+def init_member(
+    init_key: Key,
+    order_key: Key,
+    sides: Sides,
+    *,
+    network: WorldModelNetwork,
+    optimizer: optax.GradientTransformation,
+) -> Member:
+    """One member before training; the keys are of its weights and of its batches."""
+    params = network.init(init_key, *sides)
+    return Member(params, optimizer.init(params), order_key)
 
 
 def _compile_epoch(
@@ -205,21 +240,21 @@ def _compile_epoch(
     """
     size = pairs.negative_users.shape[0]
     bound = functools.partial(
-        _train_steps, network=network, optimizer=optimizer, config=config
+        train_steps, network=network, optimizer=optimizer, config=config
     )
-    train_steps = jax.jit(jax.vmap(bound, (0, 0, None, None)), donate_argnums=0)
-    draw = functools.partial(_draw_order, size=size, batch_size=config.batch_size)
-    draw_order = jax.jit(jax.vmap(draw), donate_argnums=0)
+    take_steps = jax.jit(jax.vmap(bound, (0, 0, None, None)), donate_argnums=0)
+    draw = functools.partial(draw_order, size=size, batch_size=config.batch_size)
+    draw_orders = jax.jit(jax.vmap(draw), donate_argnums=0)
     device_pairs = jax.tree.map(jnp.asarray, pairs)
 
     def epoch(
         members: Member, on_progress: Callable[[float], None]
     ) -> tuple[Member, float]:
-        members, order = draw_order(members)
+        members, order = draw_orders(members)
         steps, total = order.shape[1], 0.0
         for start in range(0, steps, _STEPS_A_CALL):
             part = order[:, start : start + _STEPS_A_CALL]
-            members, losses = train_steps(members, part, device_pairs, sides)
+            members, losses = take_steps(members, part, device_pairs, sides)
             total += float(jnp.mean(losses))
             on_progress(min(1.0, (start + _STEPS_A_CALL) / steps))
         return members, total / size
@@ -227,7 +262,7 @@ def _compile_epoch(
     return epoch
 
 
-def _draw_order(member: Member, *, size: int, batch_size: int) -> tuple[Member, Array]:
+def draw_order(member: Member, *, size: int, batch_size: int) -> tuple[Member, Array]:
     """A random order of the pairs, `[steps, batch]`; -1 pads the last batch."""
     key, order_key = jax.random.split(member.key)
     steps = -(-size // batch_size)
@@ -236,7 +271,7 @@ def _draw_order(member: Member, *, size: int, batch_size: int) -> tuple[Member, 
     return member._replace(key=key), order.reshape(steps, batch_size)
 
 
-def _train_steps(
+def train_steps(
     member: Member,
     order: Array,
     pairs: TrainingPairs,
@@ -249,7 +284,7 @@ def _train_steps(
     """A gradient step on each row of `order [n, batch]`; returns the sum of losses."""
 
     def loss_fn(params: Params, rows: Array) -> tuple[Array, Array]:
-        loss = _batch_loss(params, rows, pairs, sides, network)
+        loss = _batch_loss(params, rows, pairs, sides, network, LOSSES[config.loss])
         return loss + parameter_decay(params, config), loss
 
     def step(carry: tuple[Params, optax.OptState], rows: Array) -> tuple[tuple, Array]:
@@ -268,6 +303,7 @@ def _batch_loss(
     pairs: TrainingPairs,
     sides: Sides,
     network: WorldModelNetwork,
+    loss: Loss,
 ) -> Array:
     weight = (rows >= 0).astype(jnp.float32)  # -1 pads the last batch
     rows = jnp.maximum(rows, 0)
@@ -276,4 +312,6 @@ def _batch_loss(
     negative = network.apply(
         params, pairs.negative_users[rows], pairs.negative_items[rows], *sides
     )
-    return pointneg_loss(positive, negative, pairs.labels[logged], weight)
+    return loss(
+        positive, negative, pairs.labels[logged], pairs.importance[logged], weight
+    )

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from orbax.checkpoint import v1 as orbax
 
 from darlr_jax import config as config_lib
 from darlr_jax.data.loading import data_hash, load_dataset
@@ -33,6 +34,7 @@ from darlr_jax.runs.preemption import SIGNALS, Interrupted, StopRequest
 from darlr_jax.runs.world_models import WorldModelStore
 from darlr_jax.runs.writers import MetricsWriter
 from darlr_jax.types import AgentState, TrainState, WorldModelTables
+from darlr_jax.world_model.ensemble import FitState
 from experiments import session
 from tests.experiments.sizes import SYNTHETIC, TRAINING
 
@@ -67,7 +69,7 @@ def cache(tmp_path_factory):
 TABLES = WorldModelTables(
     *(np.full(2, n) for n in range(len(WorldModelTables._fields)))
 )
-REPORT = [{"epoch": 0.0, "held_out_mae": 0.5}, {"epoch": 1.0, "held_out_mae": 0.25}]
+REPORT = [{"epoch": n, "held_out_mae": 0.5 / (n + 1)} for n in range(3)]
 
 
 def invented_state():
@@ -87,7 +89,8 @@ def invented_state():
 
 @pytest.fixture(scope="module")
 def config():
-    overrides = config_lib.parse_overrides(SETTINGS) | {"training.epochs": 4}
+    overrides = config_lib.parse_overrides(SETTINGS)
+    overrides |= {"training.epochs": 4, "world_model.epochs": 2}
     return config_lib.replace(preset("synthetic", "mbpo"), overrides)
 
 
@@ -205,16 +208,25 @@ def test_before_the_first_epoch(train, monkeypatch):
 def fitting(monkeypatch):
     """What is known of a world model as it is fitted, which takes no time.
 
-    Its epochs, and in the first of them the shares that are done.
+    Its epochs, and before each of them but 0 the shares that are done.
     """
     known = []
 
-    def fit(dataset, config, on_epoch, on_progress):
-        for row in REPORT:
-            for share in [0.5, 1.0] if row["epoch"] == 1 else []:
+    def fit(dataset, config, on_epoch, on_progress, *, resume, keep):
+        del dataset, config
+        done = 0
+        if resume is not None:
+            done = len(resume.report)
+            assert resume.report == REPORT[:done]
+            np.testing.assert_array_equal(resume.arrays["epochs"], np.arange(done))
+        for number, row in enumerate(REPORT[done:], start=done):
+            for share in [0.5, 1.0] if number else []:
                 known.append(share)
                 on_progress(share)
             known.append(row)
+            if number:
+                arrays = {"epochs": np.arange(number + 1)}
+                keep(FitState(arrays, REPORT[: number + 1]))
             on_epoch(row)
         return types.SimpleNamespace(report=REPORT)
 
@@ -223,20 +235,48 @@ def fitting(monkeypatch):
     return known
 
 
-@pytest.mark.parametrize("known", [1, 2])
-def test_of_half_a_world_model_nothing_is_kept(train, fitting, tmp_path, known):
-    """Asked before the only epoch, or in the middle of it."""
-    shutil.rmtree(tmp_path / "world_models")
-    with pytest.raises(
-        Interrupted, match="while the world model was fitted, of which "
-    ):
+FIT = [REPORT[0], 0.5, 1.0, REPORT[1], 0.5, 1.0, REPORT[2]]
+
+
+@pytest.mark.parametrize(("known", "kept"), [(1, 0), (2, 0), (4, 1), (5, 1)])
+def test_of_a_world_model_whole_epochs_are_kept(
+    train, fitting, tmp_path, capfd, known, kept
+):
+    """Asked before an epoch, or in the middle of it."""
+    models = tmp_path / "world_models"
+    shutil.rmtree(models)
+    with pytest.raises(Interrupted) as error:
         train(stop=StopRequest(known, clock=lambda: len(fitting)))
-    assert fitting == [REPORT[0], 0.5][:known]
-    assert not (tmp_path / "world_models").exists()
+    assert str(error.value) == (
+        f"--max_seconds={known}: stopped while the world model was fitted, of which "
+        f"{kept} of 2 epochs are kept"
+    )
+    assert fitting == FIT[:known]
+    assert [path.name[64:] for path in models.glob("*")] == [".fit.npz"] * kept
     assert status_of(train.workdir)[0] == "interrupted"
+    fitting.clear()
+    train()
+    assert fitting == FIT[4:] if kept else FIT
+    said = capfd.readouterr().err
+    assert ("world model: continues after epoch 1/2" in said) == bool(kept)
+    assert [path.name[64:] for path in models.glob("*")] == [".npz"]
+    assert epochs_in(train.workdir) == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("known", [3, 4])
+def test_a_damaged_fit_is_named_and_begins_anew(train, fitting, tmp_path, caplog):
+    models = tmp_path / "world_models"
+    shutil.rmtree(models)
+    with pytest.raises(Interrupted):
+        train(stop=StopRequest(5, clock=lambda: len(fitting)))
+    (file,) = models.glob("*")
+    file.write_bytes(file.read_bytes()[:-30])
+    fitting.clear()
+    train()
+    assert fitting == FIT
+    assert f"{file}: damaged, the fit begins anew (BadZipFile" in caplog.text
+
+
+@pytest.mark.parametrize("known", [6, 7])
 def test_time_that_is_up_after_the_last_epoch_costs_no_world_model(
     config, dataset, fitting, tmp_path, known
 ):
@@ -248,7 +288,7 @@ def test_time_that_is_up_after_the_last_epoch_costs_no_world_model(
 
 
 def refuse(code):
-    def write(*_):
+    def write(*_, **__):
         raise OSError(code, os.strerror(code))
 
     return write
@@ -258,7 +298,7 @@ def refuse(code):
 @pytest.mark.parametrize(
     ("owner", "method", "file"),
     [
-        (Checkpointer, "save", "checkpoints"),
+        (orbax.training.Checkpointer, "save_async", "checkpoints"),
         (MetricsWriter, "write", "metrics.csv"),
         (os, "replace", "run.json"),
     ],
@@ -288,7 +328,7 @@ def test_a_run_that_will_not_fit_does_not_begin(train, monkeypatch):
     usage = shutil._ntuple_diskusage(10**12, 10**12 - 10**6, 10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
-        RunError, match=r"1\.0 MiB free, .* \(3 checkpoints of .*, 4 ro"
+        RunError, match=r"1\.0 MiB free, .* \(4 checkpoints of .*, 4 ro"
     ):
         train()
     assert not (train.workdir / "metrics.csv").read_text()
@@ -303,7 +343,7 @@ def test_checkpoints_that_are_there_need_no_more_space(train, monkeypatch):
     with StopRequest() as stop, pytest.raises(Interrupted):
         train(send(signal.SIGTERM, in_epoch=3), stop, every=1)
     train()
-    assert asked == [{"checkpoints": 3, "rows": 4}, {"checkpoints": 1, "rows": 1}]
+    assert asked == [{"checkpoints": 4, "rows": 4}, {"checkpoints": 1, "rows": 1}]
 
 
 # --- processes ------------------------------------------------------------------------

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +20,7 @@ import pytest
 from darlr_jax import config as config_lib
 from darlr_jax.data.loading import load_dataset
 from darlr_jax.presets import preset
+from darlr_jax.runs.arrays import load_arrays
 from darlr_jax.runs.checkpoint import Checkpointer
 from experiments import session
 from tests.experiments.sizes import REFERENCES, SYNTHETIC, TRAINING
@@ -222,42 +225,101 @@ def _digests(workdir):
     return leaves
 
 
+@pytest.fixture
+def spoil(monkeypatch):
+    """Makes some seeds fail in an epoch: a metric, and what was learned, is nan."""
+    compiled = session._compile
+
+    def start(epoch, positions):
+        def compile_spoilt(experiment, states):
+            compiled_epoch, seconds = compiled(experiment, states)
+
+            def run_epoch(states, *tables):
+                states, metrics = compiled_epoch(states, *tables)
+                if metrics["epoch"][0] == epoch:
+                    states, loss = jax.tree.map(
+                        lambda leaf: (
+                            leaf.at[positions].set(math.nan)
+                            if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size
+                            else leaf
+                        ),
+                        (states, metrics["selector_total_loss"]),
+                    )
+                    metrics = metrics | {"selector_total_loss": loss}
+                return states, metrics
+
+            return run_epoch, seconds
+
+        monkeypatch.setattr(session, "_compile", compile_spoilt)
+
+    monkeypatch.setattr(session, "plot_curves", lambda _: None)
+    yield start
+
+
 def test_a_run_stopped_twice_equals_one_that_was_not(
-    finished, cache, tmp_path, monkeypatch
+    finished, cache, tmp_path, spoil, monkeypatch
 ):
-    """First it is asked for one epoch alone, then a loss of epoch 4 is not a number.
+    """First it is asked for one epoch alone, then both seeds fail in epoch 4.
 
     The last checkpoint is that of epoch 2, so that epoch 3 is learned anew.
     """
-    compiled = session._compile
     workdir = tmp_path / "run"
-
-    def spoilt(experiment, states):
-        epoch, seconds = compiled(experiment, states)
-
-        def run_epoch(states, *tables):
-            states, metrics = epoch(states, *tables)
-            if metrics["epoch"][0] == 4:
-                loss = metrics["selector_total_loss"].at[1].set(math.nan)
-                metrics = metrics | {"selector_total_loss": loss}
-            return states, metrics
-
-        return run_epoch, seconds
-
-    monkeypatch.setattr(session, "plot_curves", lambda _: None)
     train(cache, workdir, 1)
     assert metrics_of(workdir)["epoch"].tolist() == [1, 1]
     with monkeypatch.context() as patch:
-        patch.setattr(session, "_compile", spoilt)
+        spoil(4, np.array([0, 1]))
         with pytest.raises(FloatingPointError) as error:
             train(cache, workdir, EPOCHS)
-    assert str(error.value).startswith(
-        "selector_total_loss is nan in epoch 4, seed 1; the last checkpoint is intact"
+        patch.undo()
+    assert str(error.value) == (
+        "selector_total_loss is nan in epoch 4, seed 0, and no seed is left; the last "
+        f"checkpoint is intact, the states are in {workdir}/failed. Lower "
+        "recommender.learning_rate, selector.learning_rate or reward.lambda_u"
     )
     assert metrics_of(workdir)["epoch"].max() == 3
-    assert read_json(workdir / "run.json")["status"] == "failed"
+    record = read_json(workdir / "run.json")
+    assert record["status"] == "failed"
+    assert [entry["seed"] for entry in record["failed_seeds"]] == [0, 1]
+    monkeypatch.undo()
     train(cache, workdir, EPOCHS)
     assert_same_run(workdir, finished[2])
+    assert read_json(workdir / "run.json")["failed_seeds"] == []
+
+
+def test_a_seed_that_fails_alone_is_marked_and_the_others_go_on(
+    finished, cache, tmp_path, spoil, capsys, monkeypatch
+):
+    """It fails in epoch 3; the run is stopped after that epoch, and goes on."""
+    workdir = tmp_path / "run"
+    spoil(3, np.array([1]))
+    train(cache, workdir, 3)
+    monkeypatch.undo()
+    train(cache, workdir, EPOCHS)
+    whole = pd.read_csv(finished[2] / "metrics.csv", dtype=str)
+    expected = whole[(whole["seed"] == "0") | whole["epoch"].isin(["1", "2"])]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(workdir / "metrics.csv", dtype=str).drop(columns="seconds"),
+        expected.drop(columns="seconds").reset_index(drop=True),
+    )
+    record = read_json(workdir / "run.json")
+    assert record["status"] == "finished"
+    assert record["failed_seeds"] == [
+        {
+            "seed": 1, "epoch": 3, "term": "selector_total_loss", "value": "nan",
+            "state": "failed/seed_1_epoch_3.npz", "before": "failed/checkpoint_2",
+        }
+    ]  # fmt: skip
+    arrays, note = load_arrays(workdir / "failed" / "seed_1_epoch_3.npz")
+    assert note["seed"] == 1
+    assert ".recommender.params.tracker['item_vectors']" in note["nan_in"]
+    assert ".previous_estimates" in note["nan_in"]
+    assert arrays[".epoch"] == 3
+    with Checkpointer(workdir / "failed") as checkpoints:
+        assert checkpoints.latest_epoch() is None  # it has another name there
+    said = capsys.readouterr()
+    assert "failed: selector_total_loss is nan in epoch 3, seed 1; lower" in said.err
+    assert "1 of 2 seeds failed; a mean over the others is no result:" in said.out
+    assert "| NX_0" not in said.out
 
 
 # --- refusals -------------------------------------------------------------------------

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import gc
+import math
+import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from orbax.checkpoint import v1 as ocp
 
+from darlr_jax.config import ExperimentConfig, replace
 from darlr_jax.runs.checkpoint import Checkpointer
-from darlr_jax.runs.directory import RunError
+from darlr_jax.runs.directory import Identity, RunError
 from darlr_jax.types import AgentState, TrainState
 
 
@@ -100,6 +106,7 @@ def test_newest_are_kept(checkpointer):
 
 def test_another_process_finds_them(checkpointer, tmp_path):
     checkpointer.save(make_state(3), 3)
+    checkpointer.close()
     later = Checkpointer(tmp_path / "run" / "checkpoints", keep=1)
     assert later.latest_epoch() == 3
     later.save(make_state(4), 4)
@@ -107,6 +114,93 @@ def test_another_process_finds_them(checkpointer, tmp_path):
     with pytest.raises(RunError, match="no checkpoint of epoch 3"):
         later.restore(make_state(0), epoch=3)
     later.close()
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        for epoch, score in enumerate([1.0, 3.0, 2.0, math.nan, None, 3.0], start=1):
+            checkpointer.save(make_state(epoch), epoch, score)
+            if epoch == 5:
+                assert checkpointer.best_epoch() == 2
+    assert folders(tmp_path) == ["2", "5", "6"]
+    with Checkpointer(tmp_path) as checkpointer:  # what was scored is stored
+        assert checkpointer.best_epoch() == 2  # of equal ones the first
+        checkpointer.save(make_state(7), 7, 4.0)
+        assert checkpointer.best_epoch() == 7
+        checkpointer.wait()
+        assert folders(tmp_path) == ["6", "7"]
+        assert checkpointer.restore(make_state(0)).epoch[0] == 7
+
+
+def folders(path):
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+
+
+def test_a_state_may_be_donated_while_it_is_written(tmp_path):
+    """A megabyte, and more, that the next epochs overwrite at once."""
+    advance = jax.jit(lambda s: s * 1.5 + 1, donate_argnums=0)
+    state, expected = jnp.arange(1_000_000, dtype=jnp.float32), []
+    with Checkpointer(tmp_path, keep=5) as checkpointer:
+        for epoch in range(1, 4):
+            checkpointer.save({"x": state}, epoch)
+            expected.append(np.array(state))
+            for _ in range(3):
+                state = advance(state)
+    with Checkpointer(tmp_path) as checkpointer:
+        for epoch, content in enumerate(expected, start=1):
+            restored = checkpointer.restore({"x": state}, epoch=epoch)
+            np.testing.assert_array_equal(restored["x"], content)
+
+
+def test_the_newest_is_complete_when_its_folder_is_named(checkpointer):
+    assert checkpointer.newest() is None
+    checkpointer.save(make_state(4), 4)
+    assert (checkpointer.newest() / "_CHECKPOINT_METADATA").exists()
+
+
+IDENTITY = Identity(ExperimentConfig(), [0, 1], {"log.csv": "abc"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"config": replace(ExperimentConfig(), {"selector.k_sel": 7})},
+         "selector.k_sel: 15 -> 7"),
+        ({"seeds": [0, 2]}, "seeds: [0, 1] -> [0, 2]"),
+        ({"data": {"log.csv": "abd"}},
+         "data: {'log.csv': 'abc'} -> {'log.csv': 'abd'}"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, fields, message):
+    with Checkpointer(tmp_path, identity=IDENTITY) as checkpointer:
+        checkpointer.save(make_state(1), 1)
+    other = IDENTITY._replace(**fields)
+    with Checkpointer(tmp_path, identity=other) as checkpointer:
+        with pytest.raises(RunError) as error:
+            checkpointer.restore(make_state(0))
+        assert checkpointer.latest_epoch() == 1  # it is not taken for damaged
+    assert str(error.value) == (
+        f"{tmp_path}/1: is of another experiment ({message}); choose another "
+        "--workdir, or --overwrite to replace it"
+    )
+
+
+def test_more_epochs_are_the_same_run(tmp_path):
+    with Checkpointer(tmp_path, identity=IDENTITY) as checkpointer:
+        checkpointer.save(make_state(1), 1)
+    longer = IDENTITY._replace(config=replace(IDENTITY.config, {"training.epochs": 9}))
+    with Checkpointer(tmp_path, identity=longer) as checkpointer:
+        assert_same(checkpointer.restore(make_state(0)), make_state(1))
+
+
+def test_a_checkpoint_that_does_not_say_of_which_run_it_is_is_refused(tmp_path):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(make_state(1), 1)
+    with (
+        Checkpointer(tmp_path, identity=IDENTITY) as checkpointer,
+        pytest.raises(RunError, match="1: does not say of which run it is; start anew"),
+    ):
+        checkpointer.restore(make_state(0))
 
 
 @pytest.mark.parametrize("epoch", [2, 1])
@@ -136,30 +230,45 @@ def lose_data(step):
     shutil.rmtree(step / "state" / "d")
 
 
-def change_digest(step):
-    # What a flipped bit in the data looks like: it reads well, and is something else.
+def change_data(step, monkeypatch):
+    # What a flipped bit may look like: it reads well, and is something else.
+    load = ocp.training.Checkpointer.load
+
+    def flipped(self, epoch, targets):
+        restored = load(self, epoch, targets)
+        if epoch == 2:
+            restored[".env_steps"] ^= 1
+        return restored
+
+    monkeypatch.setattr(ocp.training.Checkpointer, "load", flipped)
+
+
+def change_description(step):
+    # Likewise: a configuration that nobody ever had.
     file = step / "_CHECKPOINT_METADATA"
     text = file.read_text()
-    position = text.index('"sha256": "') + len('"sha256": "')
-    flipped = "0" if text[position] != "0" else "1"
-    file.write_text(text[:position] + flipped + text[position + 1 :])
+    assert text.count('"k_sel": 15') == 1
+    file.write_text(text.replace('"k_sel": 15', '"k_sel": 14'))
 
 
 # A load that fails leaves coroutines of the storage behind, which nobody awaits.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
-@pytest.mark.parametrize("damage", [cut_manifest, cut_record, lose_data, change_digest])
-def test_damaged_newest_falls_back_and_is_named(tmp_path, damage, caplog):
-    first = Checkpointer(tmp_path)
+@pytest.mark.parametrize(
+    "damage", [cut_manifest, cut_record, lose_data, change_data, change_description]
+)
+def test_damaged_newest_falls_back_and_is_named(tmp_path, damage, caplog, monkeypatch):
+    first = Checkpointer(tmp_path, identity=IDENTITY)
     for epoch in (1, 2):
         first.save(make_state(epoch), epoch)
     first.close()
-    damage(tmp_path / "2")
-    checkpointer = Checkpointer(tmp_path)
+    damage(tmp_path / "2", *[monkeypatch] * (damage is change_data))
+    checkpointer = Checkpointer(tmp_path, identity=IDENTITY)
     restored = checkpointer.restore(make_state(0))
     assert_same(restored, make_state(1))
     assert f"{tmp_path / '2'}: damaged checkpoint" in caplog.text
     assert checkpointer.latest_epoch() == 1
     assert (tmp_path / "damaged_2").is_dir()
+    monkeypatch.undo()
     checkpointer.save(make_state(2), 2)  # the place is free again
     assert_same(checkpointer.restore(make_state(0)), make_state(2))
     checkpointer.close()
@@ -169,6 +278,7 @@ def test_damaged_newest_falls_back_and_is_named(tmp_path, damage, caplog):
 def test_all_damaged_is_an_error_and_nothing_is_moved(checkpointer, tmp_path):
     for epoch in (1, 2):
         checkpointer.save(make_state(epoch), epoch)
+        checkpointer.wait()
         cut_record(tmp_path / "run" / "checkpoints" / str(epoch))
     with pytest.raises(RunError, match=r"damaged checkpoints of epochs \[2, 1\]"):
         checkpointer.restore(make_state(0))
@@ -204,3 +314,43 @@ def test_state_of_another_shape_is_refused(checkpointer, change, message):
     with pytest.raises(RunError, match=message):
         checkpointer.restore(change(make_state(0)))
     assert checkpointer.latest_epoch() == 1  # it is not taken for damaged
+
+
+# --- devices --------------------------------------------------------------------------
+
+_OTHER_DEVICES = """
+import sys
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from darlr_jax.runs.checkpoint import Checkpointer
+from tests.runs.test_checkpoint import assert_same, make_state
+
+assert len(jax.devices()) == 4
+by_seed = NamedSharding(jax.make_mesh((4,), ("seeds",)), PartitionSpec("seeds"))
+spread = lambda state: jax.device_put(state, by_seed)
+with Checkpointer(sys.argv[1]) as checkpoints:
+    restored = checkpoints.restore(spread(make_state(0, seeds=4)))
+    assert_same(restored, make_state(1, seeds=4))
+    assert len(restored.env_steps.sharding.device_set) == 4
+    checkpoints.save(spread(make_state(2, seeds=4)), 2)
+"""
+
+
+def test_another_number_of_devices(tmp_path):
+    """One device writes, four read and write, one reads: bit for bit."""
+    with Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(make_state(1, seeds=4), 1)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _OTHER_DEVICES, str(tmp_path)],
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
+        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with Checkpointer(tmp_path) as checkpoints:
+        restored = checkpoints.restore(make_state(0, seeds=4))
+    assert_same(restored, make_state(2, seeds=4))
+    assert len(restored.env_steps.sharding.device_set) == 1

@@ -118,6 +118,7 @@ def test_overwrite_replaces_the_files_of_a_run_and_no_others(tmp_path):
         for file in (run.metrics_csv, run.metrics_jsonl, run.curves):
             file.write_text("old")
         (run.checkpoints / "1").mkdir(parents=True)
+        (run.failed / "checkpoint_1").mkdir(parents=True)
         (tmp_path / "notes.txt").write_text("mine")
     other = config_lib.replace(CONFIG, {"selector.k_sel": 20})
     with open_run(tmp_path, other, overwrite=True) as run:
@@ -125,6 +126,24 @@ def test_overwrite_replaces_the_files_of_a_run_and_no_others(tmp_path):
     assert names(tmp_path) == [".lock", "config.json", "notes.txt", "run.json"]
     assert read(run, "run.json")["earlier_sessions"] == []
     assert load_config(tmp_path) == other
+
+
+def test_what_is_of_the_run_and_not_of_a_session_goes_on(tmp_path):
+    failed, warnings = [{"seed": 1, "epoch": 3}], [{"rule": "x", "epoch": 2}]
+    with open_run(tmp_path) as run:
+        assert (run.noted("failed_seeds"), run.noted("warnings")) == ([], [])
+        run.update(failed_seeds=failed, warnings=warnings)
+    for _ in range(2):
+        with open_run(tmp_path) as run:
+            assert run.noted("failed_seeds") == read(run, "run.json")["failed_seeds"]
+            assert (run.noted("failed_seeds"), run.noted("warnings")) == (
+                failed,
+                warnings,
+            )
+    sessions = read(run, "run.json")["earlier_sessions"]
+    assert not any({"failed_seeds", "warnings"} & set(session) for session in sessions)
+    with open_run(tmp_path, overwrite=True) as run:
+        assert (run.noted("failed_seeds"), run.noted("warnings")) == ([], [])
 
 
 def test_resume_policies(tmp_path):

@@ -10,7 +10,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from absl import logging
 
 from darlr_jax.runs import storage
 from darlr_jax.runs.checkpoint import Checkpointer
@@ -66,12 +65,11 @@ def test_a_save_that_the_system_refuses(tmp_path, capfd, caplog):
     states = [{"a": jax.numpy.asarray(rng.standard_normal(30_000))} for _ in range(2)]
     checkpoints = Checkpointer(tmp_path / "checkpoints")
     checkpoints.save(states[0], 1)
-    with (
-        files_of_at_most(50_000),
-        pytest.raises(RunError) as error,
-        writing_checkpoint(tmp_path / "checkpoints"),
-    ):
-        checkpoints.save(states[1], 2)
+    checkpoints.wait()
+    with files_of_at_most(50_000):
+        checkpoints.save(states[1], 2)  # it is written while the program goes on
+        with pytest.raises(RunError) as error:
+            checkpoints.wait()
     assert str(error.value) == (
         f"{tmp_path}/checkpoints: cannot be written to (File too large); mend that and "
         "run the same command again, the last checkpoint is intact"
@@ -94,8 +92,6 @@ def test_errors_of_the_system_are_one_line(tmp_path, code):
     assert "\n" not in str(error.value)
 
 
-def test_other_errors_go_on_and_logs_come_back(tmp_path):
-    before = logging.get_verbosity()
+def test_other_errors_go_on(tmp_path):
     with pytest.raises(ValueError, match="a mistake"), writing_checkpoint(tmp_path):
         raise ValueError("a mistake")
-    assert logging.get_verbosity() == before

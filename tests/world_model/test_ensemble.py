@@ -8,18 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from darlr_jax.config import WorldModelConfig
-from darlr_jax.networks.deepfm import Prediction
 from darlr_jax.world_model import ensemble
+from darlr_jax.world_model.losses import gaussian_loss
 from darlr_jax.world_model.negatives import draw_training_pairs
 from tests import reference
 from tests.world_model.conftest import make_log, random_members, slow_prediction
-
-quick = settings(max_examples=20, deadline=None)
 
 CONFIG = WorldModelConfig(
     embedding_dim=3,
@@ -39,40 +34,6 @@ def changed(**changes):
 
 
 # --- loss -----------------------------------------------------------------------------
-
-
-def test_pointneg_loss_worked_numbers():
-    log_2 = np.float32(np.log(2))
-    positive = Prediction(jnp.array([3.0, 9]), jnp.array([0.0, 9]))
-    negative = Prediction(jnp.array([2.0, 9]), jnp.array([log_2, 9]))
-
-    found = ensemble.pointneg_loss(
-        positive, negative, jnp.array([4.0, 1]), jnp.array([1.0, 0])
-    )
-
-    # (3 - 4)^2 / 1 + 2^2 / 2 + 0 + log 2; the second pair is left out
-    np.testing.assert_allclose(found, 3 + log_2, rtol=1e-6)
-
-
-numbers = hnp.arrays(np.float32, (6, 5), elements=st.floats(-4, 4, width=32))
-
-
-@given(numbers=numbers, weight=hnp.arrays(np.float32, 5, elements=st.integers(0, 2)))
-@quick
-def test_pointneg_loss_matches_the_definition(numbers, weight):
-    mean, log_variance, push, spread, label, _ = numbers
-
-    found = ensemble.pointneg_loss(
-        Prediction(mean, log_variance), Prediction(push, spread), label, weight
-    )
-
-    expected = reference.pointneg_loss(
-        zip(mean, log_variance, strict=True),
-        zip(push, spread, strict=True),
-        label,
-        weight,
-    )
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_parameter_decay_counts_all_and_embeddings_twice():
@@ -97,7 +58,9 @@ def test_batch_loss_matches_the_definition(dataset):
     params = reference.random_params(network, args=sides)
     rows = np.array([3, -1, 97, 159, -1])  # -1 is padding
 
-    batch_loss = jax.jit(functools.partial(ensemble._batch_loss, network=network))
+    batch_loss = jax.jit(
+        functools.partial(ensemble._batch_loss, network=network, loss=gaussian_loss)
+    )
     found = batch_loss(params, rows, jax.tree.map(jnp.asarray, pairs), sides)
 
     expected = slow_loss(dataset, params, pairs, rows[rows >= 0])
@@ -188,6 +151,40 @@ def test_an_epoch_in_calls_is_the_same_epoch(dataset, monkeypatch):
     assert len(heard) == 2 * calls
     assert heard[:calls] == sorted(heard[:calls])
     assert heard[calls - 1] == 1.0
+
+
+def test_a_fit_that_goes_on_after_any_epoch_is_the_same_fit(dataset):
+    """Bit for bit, the reports too; a state is not used up by going on from it."""
+    config, states, rows = changed(epochs=3), [], []
+    whole = ensemble.fit_ensemble(dataset, config, keep=states.append)
+
+    assert [len(state.report) for state in states] == [2, 3, 4]
+    for state in [*states, states[0]]:
+        rows.clear()
+        rest = ensemble.fit_ensemble(dataset, config, rows.append, resume=state)
+        jax.tree.map(np.testing.assert_array_equal, rest.params, whole.params)
+        assert str(rest.report) == str(whole.report)
+        assert str(rows) == str(whole.report[len(state.report) :])
+    kept = states[0].arrays
+    assert {type(array) for array in kept.values()} == {np.ndarray}
+    assert ".opt_state[0].mu['embedding_user']" in kept
+    assert kept[".key"].dtype == np.uint32
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: arrays | {".more": np.zeros(1)},
+        lambda arrays: arrays | {".key": arrays[".key"][:1]},
+        lambda arrays: arrays | {".key": arrays[".key"].astype(np.int32)},
+    ],
+)
+def test_a_state_of_another_fit_is_refused(dataset, change):
+    states = []
+    ensemble.fit_ensemble(dataset, CONFIG, keep=states.append)
+    state = states[0]._replace(arrays=change(states[0].arrays))
+    with pytest.raises(ValueError, match="of another fit"):
+        ensemble.fit_ensemble(dataset, CONFIG, resume=state)
 
 
 def test_a_loss_that_is_not_finite_stops_the_fit(dataset):
