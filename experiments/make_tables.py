@@ -1,9 +1,10 @@
-"""Writes the tables of `results/tables` from the runs of `results/raw`.
+"""Writes `results/tables` and `results/reports` from the runs of `results/raw`.
 
     python -m experiments.make_tables --results=results
 
-A run that is missing a file or malformed stops the program; none is left out. The
-README holds the same tables; a test compares them.
+For each folder of runs: the table that README holds (a test compares them), the same
+runs with bootstrap intervals and differences paired by seed, and a page with pictures.
+A run that is missing a file, malformed or failed stops the program; none is left out.
 """
 
 from __future__ import annotations
@@ -13,78 +14,71 @@ import pathlib
 import pandas as pd
 from absl import flags
 
-from darlr_jax.config import ExperimentConfig, flatten
 from darlr_jax.files import replacing
-from darlr_jax.methods import METHODS
-from darlr_jax.presets import preset
-from darlr_jax.runs.directory import RunError, load_config, read_json
+from darlr_jax.runs.comparison import (
+    comparison_table,
+    outcomes_of,
+    require_one_matrix,
+    runs_of,
+)
+from darlr_jax.runs.directory import RunDirectory, RunError, load_config, read_json
+from darlr_jax.runs.fields import changed_fields
+from darlr_jax.runs.formats import to_csv
+from darlr_jax.runs.published import PublishedScores
+from darlr_jax.runs.report import results_report
 from darlr_jax.runs.results import summary_table, to_markdown
 from experiments import cli
+
+AGAINST = "mbpo"  # what the other runs are paired with: the plainest learner
 
 RESULTS = flags.DEFINE_string("results", "results", "Folder with raw/ and published/.")
 
 
 def main(argv: list[str]) -> None:
-    """Writes one Markdown table a group of runs, and names each."""
+    """Writes the files of each group of runs, and names each."""
     del argv
     root = pathlib.Path(RESULTS.value)
     datasets = sorted(path.name for path in (root / "raw").glob("*") if path.is_dir())
     if not datasets:
         raise RunError(f"{root}/raw: no runs; copy run directories to DATASET/METHOD")
     for dataset in datasets:
-        target = root / "tables" / f"{dataset}.md"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as temporary:
-            temporary.write_text(dataset_table(root, dataset) + "\n", encoding="utf-8")
-        print(target)
+        for name, text in files_of(root, dataset).items():
+            target = root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            print(target)
+
+
+def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
+    """Path below `root` -> content, of all that is made of a group of runs."""
+    runs = runs_of(root / "raw" / dataset)
+    published = PublishedScores(root / "published")
+    table = comparison_table(dataset, outcomes_of(runs, AGAINST), published)
+    return {
+        f"tables/{dataset}.md": dataset_table(root, dataset) + "\n",
+        f"tables/{dataset}_paired.md": to_markdown(table) + "\n",
+        f"tables/{dataset}_paired.csv": to_csv(table),
+        f"reports/{dataset}.html": results_report(dataset, runs, published, AGAINST),
+    }
 
 
 def dataset_table(root: pathlib.Path, dataset: str) -> str:
     """One group of runs beside the published scores, as Markdown."""
-    order = list(METHODS)
-    runs = sorted(
-        (path for path in (root / "raw" / dataset).iterdir() if path.is_dir()),
-        key=lambda path: (_rank(path.name, order), path.name),
-    )
+    runs = runs_of(root / "raw" / dataset)
     published = pd.read_csv(root / "published" / "scores.csv")
     table = summary_table(runs, published).drop(columns=["data set", "max"])
-    changes = [changed_fields(load_config(run)) for run in runs]
+    changes = [_in_words(changed_fields(load_config(run))) for run in runs]
     if any(changes):
         table.insert(1, "changed", changes)
-    paid = {read_json(run / "run.json").get("ground_truth") for run in runs} - {None}
-    if len(paid) > 1:
-        raise RunError(f"{root}/raw/{dataset}: runs paid by {len(paid)} test matrices")
-    notes = [f"\n\nEvaluation pays: {line}." for line in paid]
-    return to_markdown(table) + "".join(notes)
+    records = {run.name: read_json(RunDirectory(run).run_file) for run in runs}
+    truth = require_one_matrix({n: r.get("ground_truth") for n, r in records.items()})
+    note = f"\n\nEvaluation pays: {truth}." if truth is not None else ""
+    return to_markdown(table) + note
 
 
-def changed_fields(config: ExperimentConfig) -> str:
-    """What a run changed of its preset, of the fields that it reads.
-
-    The number of epochs has a column of its own.
-    """
-    before = flatten(preset(config.dataset.name, config.method))
-    after = flatten(config)
-    return ", ".join(
-        f"{name}={after[name]}"
-        for name in after
-        if after[name] != before[name] and _is_read(name, config)
-    )
-
-
-def _is_read(name: str, config: ExperimentConfig) -> bool:
-    """Whether a run of `config` depends on a field (not all such rules are here)."""
-    group, _, rest = name.partition(".")
-    if group == "selector":
-        return config.reward.references != "none"
-    if group == "dataset" and "." in rest:  # of one data set
-        return rest.partition(".")[0] in (config.dataset.name, "completion")
-    return name != "training.epochs"
-
-
-def _rank(name: str, order: list[str]) -> int:
-    """Position in the table of methods; other names come last."""
-    return order.index(name) if name in order else len(order)
+def _in_words(changes: dict[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in changes.items())
 
 
 if __name__ == "__main__":

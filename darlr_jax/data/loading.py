@@ -24,6 +24,7 @@ from darlr_jax.data.dataset import (
     Dataset,
     InteractionLog,
 )
+from darlr_jax.data.thinning import thin
 
 # Data sets that are read from their publishers' files, in a folder of their own.
 MODULES: dict[str, Any] = {
@@ -68,8 +69,12 @@ def load_dataset(config: DatasetConfig, data_dir: str | None = None) -> Dataset:
             f"where DIR/{config.name} holds them"
         )
     dataset = _LOADERS[config.name](data_dir or "", config)
-    check(dataset)
-    return dataset
+    try:
+        check(dataset)
+    except DataError as error:
+        where = f" in {data_dir}" if config.name in MODULES else ""
+        raise DataError(f"dataset.name={config.name!r}{where}: {error}") from None
+    return thin(dataset, config.thinning)
 
 
 def data_hash(dataset: Dataset) -> str:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from darlr_jax.config import DatasetConfig
-from darlr_jax.data import archives, cache, fetch, frames, loading, own, twins
+from darlr_jax.config import DatasetConfig, ThinningConfig
+from darlr_jax.data import archives, cache, fetch, frames, loading, own, text, twins
 from darlr_jax.data.dataset import DataError, Dataset
 from darlr_jax.data.sources import SOURCES, Download
+from darlr_jax.data.thinning import thin
 
 VERSION = 1  # of what is prepared: raised, world models are fitted anew as well
 
@@ -63,10 +65,11 @@ def prepare(
     dataset = store.load(key)
     if dataset is None:
         say(f"{config.name}: reading its files, once")
-        dataset = loading.load_dataset(config, str(data_dir))
+        whole = dataclasses.replace(config, thinning=ThinningConfig())
+        dataset = loading.load_dataset(whole, str(data_dir))
         store.save(key, dataset)
         dataset = store.load(key) or dataset  # mapped files instead of memory
-    return _signed(dataset, config)
+    return thin(_signed(dataset, config), config.thinning)
 
 
 def _writable(directory: Path) -> Path:
@@ -230,12 +233,12 @@ def _source_files(config: DatasetConfig, data_dir: Path) -> dict[str, Path]:
     """Every file that the loader finds, and no other: name -> path."""
     if config.name == "csv":
         named = {field: getattr(config.csv, field) for field in own.FIELDS}
-        paths = {field: Path(path).expanduser() for field, path in named.items()}
+        paths = {field: text.user_path(path) for field, path in named.items()}
     else:
         name, folder = config.name, data_dir / config.name
         paths = {file: _find(name, folder, file) for file in _files(name)}
         paths |= _find_truth(name, folder)
-    return {name: path for name, path in paths.items() if path.is_file()}
+    return {name: path for name, path in paths.items() if os.path.isfile(path)}
 
 
 def _find_truth(name: str, folder: Path) -> dict[str, Path]:

@@ -1,11 +1,16 @@
-"""Curves of a run, from its metrics.csv to its curves.png."""
+"""Curves of a run, from its metrics.csv to its curves.png; and what all pictures share.
+
+The one module that knows matplotlib, which is an optional extra.
+"""
 
 from __future__ import annotations
 
 import fnmatch
+import io
 import math
 import os
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -54,19 +59,13 @@ def plot_curves(run_dir: str | os.PathLike[str]) -> pathlib.Path | None:
     """
     run = RunDirectory(run_dir)
     metrics = load_metrics(run_dir)
-    try:
-        from matplotlib.figure import Figure  # no pyplot: it holds state of the process
-    except ImportError:
-        logging.warning(
-            "%s is not drawn: matplotlib is missing (pip install 'darlr_jax[plots]')",
-            run.curves,
-        )
-        return None
     names = _training_columns(metrics)
     panels = [panel for panel in _PANELS if _matching(names, panel.left + panel.right)]
     rows = math.ceil((1 + len(panels)) / 3)
     columns = min(3, 1 + len(panels))
-    figure = Figure(figsize=(5.2 * columns, 3.8 * rows), layout="constrained")
+    figure = new_figure(5.2 * columns, 3.8 * rows, str(run.curves))
+    if figure is None:
+        return None
     axes = figure.subplots(rows, columns, squeeze=False).flat
     _draw_score(next(axes), metrics)
     for panel in panels:
@@ -74,9 +73,48 @@ def plot_curves(run_dir: str | os.PathLike[str]) -> pathlib.Path | None:
     for unused in axes:
         unused.remove()
     figure.suptitle(str(run.path))
-    with replacing(run.curves) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_png(figure, run.curves)
     return run.curves
+
+
+def new_figure(width: float, height: float, name: str) -> Any | None:
+    """An empty figure of so many inches.
+
+    None, with a warning that `name` is not drawn, where matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # no pyplot: it holds state of the process
+    except ImportError:
+        logging.warning(
+            "%s is not drawn: matplotlib is missing (pip install 'darlr_jax[plots]')",
+            name,
+        )
+        return None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_png(figure: Any, path: pathlib.Path) -> None:
+    """Writes `figure` in place of `path`."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def to_svg(figure: Any, name: str) -> str:
+    """`figure` as an `<svg>` element to stand in a page, with text as text.
+
+    Its ids begin with `name`, so that no two pictures of a page share one.
+    """
+    import matplotlib
+
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}),
+        io.StringIO() as stream,
+    ):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"(\d+\.\d)\d+", r"\1", text)  # a tenth of a point is fine enough
+    return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
 
 
 def _training_columns(metrics: pd.DataFrame) -> list[str]:

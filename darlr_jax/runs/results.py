@@ -15,10 +15,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from darlr_jax.runs.directory import RunDirectory, RunError, load_config
+from darlr_jax.runs.directory import RunDirectory, RunError, load_config, read_json
+from darlr_jax.runs.statistics import Interval
 
 MODES = ("FB", "NX_0", "NX_10")
 SCORE = "NX_0_R_tra"
+ALL_USERS = "NX_0_all_users_R_tra"  # SCORE, of every user instead of 100 drawn ones
 
 # Student's t, 97.5 %, for 1 to 10 degrees of freedom; beyond, `_t_quantile` expands.
 _T_975 = (
@@ -64,6 +66,26 @@ def load_metrics(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
     return metrics
 
 
+def require_whole(run_dir: str | os.PathLike[str]) -> None:
+    """Refuses a run that failed, or of which seeds failed: the rest is no result.
+
+    Raises:
+      RunError: what failed, and what to do.
+    """
+    run = RunDirectory(run_dir)
+    record = read_json(run.run_file)
+    remedy = "mend the cause and run it again with --overwrite, or take it away"
+    if failed := record.get("failed_seeds"):
+        first = failed[0]
+        raise RunError(
+            f"{run.path}: {len(failed)} of {len(record['seeds'])} seeds failed (seed "
+            f"{first['seed']}: {first['term']} is {first['value']} in epoch "
+            f"{first['epoch']}); {remedy}"
+        )
+    if record.get("status") == "failed":
+        raise RunError(f"{run.path}: the run failed; {remedy}")
+
+
 def published_score(metrics: pd.DataFrame) -> pd.Series:
     """Seed -> mean of NX_0 R_tra over all epochs of the single run, as published."""
     return epoch_mean(metrics, SCORE)
@@ -80,6 +102,12 @@ def last_quarter(metrics: pd.DataFrame, column: str) -> pd.Series:
     return epoch_mean(
         metrics[metrics["epoch"] > epochs - math.ceil(epochs / 4)], column
     )
+
+
+def final_policy(metrics: pd.DataFrame, column: str) -> pd.Series:
+    """Seed -> value of the last epoch."""
+    last = metrics[metrics["epoch"] == metrics["epoch"].max()]
+    return last.set_index("seed")[column]
 
 
 def mean_and_interval(values: Sequence[float] | pd.Series) -> tuple[float, float]:
@@ -148,7 +176,7 @@ def to_markdown(table: pd.DataFrame, digits: int = 2) -> str:
     """The table in Markdown, aligned; not-a-number reads "n/a"."""
     cells = [[str(name) for name in table.columns]]
     for row in table.itertuples(index=False):
-        cells.append([_cell(value, digits) for value in row])
+        cells.append([cell(value, digits) for value in row])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numeric = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
     rule = [
@@ -182,6 +210,7 @@ def _numbers(cells: list[str], header: list[str], place: str) -> list[float]:
 
 def _summary_row(run_dir: str | os.PathLike[str]) -> dict[str, str | int | float]:
     config = load_config(run_dir)
+    require_whole(run_dir)
     metrics = load_metrics(run_dir)
     score, half_width = mean_and_interval(published_score(metrics))
     return {
@@ -193,7 +222,7 @@ def _summary_row(run_dir: str | os.PathLike[str]) -> dict[str, str | int | float
         "± 95 %": half_width,
         "last 25 %": float(last_quarter(metrics, SCORE).mean()),
         "max": float(metrics.groupby("seed")[SCORE].max().mean()),
-        "NX_0 all users": _seed_mean(metrics, "NX_0_all_users_R_tra"),
+        "NX_0 all users": _seed_mean(metrics, ALL_USERS),
         "FB R_tra": _seed_mean(metrics, "FB_R_tra"),
         "NX_10 R_tra": _seed_mean(metrics, "NX_10_R_tra"),
         "length": _seed_mean(metrics, "NX_0_len_tra"),
@@ -220,10 +249,24 @@ def _published_value(published: pd.DataFrame, dataset: str, method: str) -> floa
     return math.nan if rows.empty else float(rows[SCORE].iloc[0])
 
 
-def _cell(value: object, digits: int) -> str:
+def cell(value: object, digits: int) -> str:
+    """What a table shows of a value: an interval with its ends, nan and None as n/a."""
+    if isinstance(value, Interval):
+        return _interval_cell(value, digits)
+    if value is None:
+        return "n/a"
     if not isinstance(value, float):
         return str(value)
     return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _interval_cell(interval: Interval, digits: int) -> str:
+    value, low, high = (f"{number:.{digits}f}" for number in interval[:3])
+    if math.isnan(interval.value):
+        return "n/a"
+    if interval.runs == 1:
+        return f"{value} (1 seed)"
+    return f"{value} [{low}, {high}]"
 
 
 def _t_quantile(degrees: int) -> float:

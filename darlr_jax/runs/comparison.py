@@ -1,0 +1,275 @@
+"""The table of a plan: each row with intervals, its pair and the published score.
+
+Every row of the plan is in the table. One that has not run says "not run" or how far it
+is; one of a single seed says "1 seed"; one that failed stops the table.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from darlr_jax.config import ExperimentConfig
+from darlr_jax.methods import METHODS
+from darlr_jax.runs.directory import RunError, load_config
+from darlr_jax.runs.fields import changed_fields
+from darlr_jax.runs.plans import Row
+from darlr_jax.runs.published import Published, PublishedScores
+from darlr_jax.runs.results import (
+    ALL_USERS,
+    SCORE,
+    epoch_mean,
+    final_policy,
+    last_quarter,
+    load_metrics,
+    mean_and_interval,
+    published_score,
+    require_whole,
+)
+from darlr_jax.runs.statistics import (
+    Interval,
+    bootstrap,
+    interquartile_mean,
+    paired_difference,
+    probability_of_improvement,
+)
+
+COLUMNS = (  # what stands where a row has not run
+    *("NX_0 R_tra", "± 95 % (t)", "IQM", "last 25 %", "all users", "final policy"),
+    *("length", "R_each", "difference", "seeds ahead", "P(better)"),
+)
+
+
+class Outcome(NamedTuple):
+    """What became of a row."""
+
+    row: Row
+    config: ExperimentConfig
+    metrics: pd.DataFrame | None  # None: it has not finished,
+    state: str  # and how far it is
+
+
+def runs_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The run directories of a folder, in the order of the table of methods.
+
+    Raises:
+      RunError: there are none, or a folder among them is none.
+    """
+    runs = [path for path in folder.glob("*") if path.is_dir()]
+    if not runs:
+        raise RunError(f"{folder}: holds no run directories")
+    order = {name: place for place, name in enumerate(METHODS)}
+    return sorted(runs, key=lambda run: (order.get(run.name, len(order)), run.name))
+
+
+def outcomes_of(
+    run_dirs: Sequence[str | os.PathLike[str]], against: str | None
+) -> list[Outcome]:
+    """Run directories as rows, called by their names and compared with one of them.
+
+    What they changed of their presets is said in words and hides no published score.
+
+    Raises:
+      RunError: a run failed or is malformed.
+    """
+    outcomes = []
+    for run_dir in map(pathlib.Path, run_dirs):
+        require_whole(run_dir)
+        config = load_config(run_dir)
+        changed = changed_fields(config).items()
+        note = ", ".join(f"{name}={value}" for name, value in changed)
+        other = against if against != run_dir.name else None
+        row = Row(run_dir.name, config.method, note=note, against=other)
+        outcomes.append(Outcome(row, config, load_metrics(run_dir), ""))
+    return outcomes
+
+
+def comparison_table(
+    dataset: str, outcomes: Sequence[Outcome], published: PublishedScores
+) -> pd.DataFrame:
+    """One row a row of a plan.
+
+    Returns:
+      Columns: row; what it is; seeds (or how far it is); epochs; "NX_0 R_tra", the
+      published score, with its bootstrap interval over seeds; half of Student's
+      interval; the interquartile mean; the last 25 % of the epochs; all users (common
+      random numbers), over all epochs and of the final policy; length; R_each; the
+      paired difference of "all users" to the row of "against", over the epochs that
+      both have; how many of the common seeds are ahead; the probability of
+      improvement; and the published score, its exit window where it is another, and
+      how far ours is from it.
+    """
+    by_name = {outcome.row.name: outcome for outcome in outcomes}
+    rows = []
+    for outcome in outcomes:
+        row: dict[str, Any] = {"row": outcome.row.name, "what": outcome.row.note}
+        if outcome.metrics is None:
+            row |= {"seeds": outcome.state, "epochs": None}
+            row |= dict.fromkeys(COLUMNS) | {"against": outcome.row.against or ""}
+        else:
+            row |= _scores(outcome.metrics)
+            row |= _pairing(outcome.row, outcome.metrics, by_name)
+        rows.append(row | _beside(outcome, dataset, published))
+    return _without_empty(pd.DataFrame(rows))
+
+
+def paired_scores(
+    first: pd.DataFrame, second: pd.DataFrame
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Seed -> score of two runs, over the epochs that both have.
+
+    Of all users where both have it: in an epoch runs of one seed meet the same users
+    with the same random numbers, so nothing but the policies differs. Otherwise of the
+    users drawn, who are the same as well.
+    """
+    both = ALL_USERS in first.columns and ALL_USERS in second.columns
+    epochs = min(first["epoch"].max(), second["epoch"].max())
+    scores = (
+        epoch_mean(m[m["epoch"] <= epochs], ALL_USERS if both else SCORE)
+        for m in (first, second)
+    )
+    left, right = (_by_seed(score) for score in scores)
+    return left, right
+
+
+def where_it_helps(outcomes: Sequence[Outcome], table: pd.DataFrame) -> list[str]:
+    """For each line of a figure: at which places it is above its pair, and where below.
+
+    By the paired interval alone; what it holds zero for is neither. One sentence a
+    line, none where nothing is paired.
+    """
+    if "difference" not in table.columns:
+        return []
+    differences = dict(zip(table["row"], table["difference"], strict=True))
+    sentences = []
+    for series in dict.fromkeys(o.row.series for o in outcomes if o.row.against):
+        places: dict[str, list[str]] = {"better": [], "worse": [], "undecided": []}
+        for outcome in (o for o in outcomes if o.row.series == series):
+            found = differences[outcome.row.name]
+            if isinstance(found, Interval) and outcome.row.x is not None:
+                places[_verdict(found)].append(f"{outcome.row.x:g}")
+        said = [f"{word} at {', '.join(at)}" for word, at in places.items() if at]
+        if said:
+            sentences.append(f"{series}, against its pair: {'; '.join(said)}.")
+    return sentences
+
+
+def same_exit_rule(config: ExperimentConfig, found: Published) -> bool:
+    """Whether a published run let users leave as `config` does."""
+    environment = config.environment
+    fires = environment.exit_rule == "tags" or environment.exit_threshold > 0
+    return not fires or environment.exit_window == found.exit_window
+
+
+def interval(scores: pd.Series, statistic: Any = None) -> Interval:
+    """The bootstrap interval of one number a seed."""
+    values = scores.to_numpy(dtype=float)
+    return bootstrap([values], statistic) if statistic else bootstrap([values])
+
+
+def require_one_matrix(ground_truths: Mapping[str, str | None]) -> str | None:
+    """What pays the evaluation of all rows; None where no run says so.
+
+    Raises:
+      RunError: rows are paid by different test matrices.
+    """
+    named = {truth: row for row, truth in ground_truths.items() if truth is not None}
+    if len(named) > 1:
+        pairs = "; ".join(f"{row}: {truth}" for truth, row in named.items())
+        raise RunError(f"rows are paid by {len(named)} test matrices ({pairs})")
+    return next(iter(named), None)
+
+
+def _scores(metrics: pd.DataFrame) -> dict[str, Any]:
+    score = published_score(metrics)
+    row: dict[str, Any] = {
+        "seeds": f"{metrics['seed'].nunique()}",
+        "epochs": f"{metrics['epoch'].max()}",
+        "NX_0 R_tra": interval(score),
+        "± 95 % (t)": mean_and_interval(score)[1],
+        "IQM": _interquartile(score),
+        "last 25 %": interval(last_quarter(metrics, SCORE)),
+        "all users": None,
+        "final policy": None,
+    }
+    if ALL_USERS in metrics.columns:
+        row["all users"] = interval(epoch_mean(metrics, ALL_USERS))
+        row["final policy"] = interval(final_policy(metrics, ALL_USERS))
+    for title, name in (("length", "NX_0_len_tra"), ("R_each", "NX_0_R_each")):
+        known = name in metrics.columns
+        row[title] = float(epoch_mean(metrics, name).mean()) if known else math.nan
+    return row
+
+
+def _interquartile(score: pd.Series) -> Interval | str:
+    if len(score) < 4:  # of fewer nothing is left out, and it would be the mean
+        return "needs 4 seeds"
+    return interval(score, interquartile_mean)
+
+
+def _pairing(
+    row: Row, metrics: pd.DataFrame, by_name: Mapping[str, Outcome]
+) -> dict[str, Any]:
+    cells: dict[str, Any] = {"against": row.against or ""}
+    cells |= dict.fromkeys(("difference", "seeds ahead", "P(better)"))
+    other = by_name.get(row.against or "")
+    if other is None or other.metrics is None:
+        return cells
+    ours, theirs = paired_scores(metrics, other.metrics)
+    common = ours.keys() & theirs.keys()
+    if not common:
+        return cells | {"seeds ahead": "no common seed"}
+    ahead = sum(ours[seed] > theirs[seed] for seed in common)
+    return cells | {
+        "difference": paired_difference(ours, theirs),
+        "seeds ahead": f"{ahead} of {len(common)}",
+        "P(better)": probability_of_improvement(
+            [list(ours.values())], [list(theirs.values())]
+        ),
+    }
+
+
+def _beside(
+    outcome: Outcome, dataset: str, published: PublishedScores
+) -> dict[str, Any]:
+    """The published run, unless the row changes more than the exit window."""
+    found, window = None, outcome.config.environment.exit_window
+    if outcome.row.published_as is not None and not outcome.config.dataset.twin:
+        found = published.find(dataset, outcome.row.published_as, window)
+    if found is None:
+        return {"published": math.nan, "its N": "", "less published": math.nan}
+    metrics = outcome.metrics
+    ours = math.nan if metrics is None else float(published_score(metrics).mean())
+    return {
+        "published": found.score,
+        "its N": ""
+        if same_exit_rule(outcome.config, found)
+        else str(found.exit_window),
+        "less published": ours - found.score,
+    }
+
+
+def _without_empty(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns that say nothing in any row are left out, but for the score."""
+    empty = [
+        name
+        for name in table.columns
+        if name not in ("row", "NX_0 R_tra")
+        and all(value in (None, "") or value != value for value in table[name])
+    ]
+    return table.drop(columns=empty)
+
+
+def _verdict(difference: Interval) -> str:
+    if difference.above_zero:
+        return "better"
+    return "worse" if difference.below_zero else "undecided"
+
+
+def _by_seed(scores: pd.Series) -> dict[int, float]:
+    return {int(str(seed)): float(score) for seed, score in scores.items()}

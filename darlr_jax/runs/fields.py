@@ -1,0 +1,55 @@
+"""What distinguishes a run: the fields in which it differs, of those that it reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from darlr_jax.config import ExperimentConfig, flatten
+from darlr_jax.presets import preset
+
+# Groups whose fields are those of one data set.
+_ALL_DATASETS = ("completion", "thinning")
+
+
+def changed_fields(config: ExperimentConfig) -> dict[str, Any]:
+    """Field -> value of what a run changed of its preset and depends on.
+
+    The number of epochs is left out: tables have a column for it.
+    """
+    return differing_fields(config, preset(config.dataset.name, config.method))
+
+
+def differing_fields(config: ExperimentConfig, other: ExperimentConfig) -> dict:
+    """Field -> value in `config` of all that differs and that `config` depends on."""
+    after, before = flatten(config), flatten(other)
+    return {
+        name: value
+        for name, value in after.items()
+        if value != before[name] and is_read(name, config)
+    }
+
+
+def fields_read(config: ExperimentConfig) -> dict[str, Any]:
+    """Field -> value of all that a run of `config` depends on, but for its epochs.
+
+    Two configurations that agree in these give the same results.
+    """
+    return {n: value for n, value in flatten(config).items() if is_read(n, config)}
+
+
+def is_read(name: str, config: ExperimentConfig) -> bool:
+    """Whether a run of `config` depends on the field `name`.
+
+    Not all such rules are here: where in doubt, it does.
+    """
+    group, _, rest = name.partition(".")
+    reward = config.reward
+    if group == "selector":
+        return reward.references != "none"
+    if group == "dataset" and "." in rest:
+        return rest.partition(".")[0] in (config.dataset.name, *_ALL_DATASETS)
+    if name == "reward.lambda_e":
+        return bool(reward.entropy_orders)
+    if name == "reward.lambda_u":
+        return reward.uncertainty != "none"
+    return name != "training.epochs"

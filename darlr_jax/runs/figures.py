@@ -1,0 +1,314 @@
+"""Pictures of a plan: scores, learning curves, lines over a parameter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from darlr_jax.runs import plots
+from darlr_jax.runs.comparison import (
+    Outcome,
+    interval,
+    paired_scores,
+    same_exit_rule,
+)
+from darlr_jax.runs.plans import Plan
+from darlr_jax.runs.published import PublishedScores
+from darlr_jax.runs.results import ALL_USERS, SCORE, epoch_mean, published_score
+from darlr_jax.runs.statistics import paired_difference
+
+# Okabe and Ito's, which colour-blind readers can tell apart.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
+    *("#E69F00", "#56B4E9", "#000000", "#999999"),
+)
+_FEW = 5  # rows whose bands and published curves can still be told apart
+_SCORE_LABEL = "NX_0 R_tra, mean over epochs"
+
+
+def draw_plan(
+    plan: Plan, outcomes: Sequence[Outcome], published: PublishedScores, name: str
+) -> Any | None:
+    """The picture of a plan's finished rows; None without any, or without matplotlib.
+
+    Args:
+      plan: says which kind of picture.
+      outcomes: the rows; those that have not finished are left out of the picture.
+      published: what is drawn beside them.
+      name: of the file, for a warning.
+    """
+    finished = [outcome for outcome in outcomes if outcome.metrics is not None]
+    if not finished:
+        return None
+    draw = {"scores": _draw_scores, "curves": _draw_curves, "lines": _draw_lines}
+    return draw[plan.figure](plan, finished, published, name)
+
+
+def seed_curves(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One row an epoch, one column a seed."""
+    return metrics.pivot(index="epoch", columns="seed", values=column)
+
+
+def draw_band(
+    axis: Any, curves: pd.DataFrame, label: str, colour: str, **line: Any
+) -> None:
+    """The mean over seeds, and the range that the seeds span.
+
+    Args:
+      axis: of matplotlib.
+      curves: one row an epoch, one column a seed.
+      label: for the legend.
+      colour: of line and band.
+      **line: further properties of the line.
+    """
+    if curves.shape[1] > 1:
+        low, high = curves.min(axis=1), curves.max(axis=1)
+        axis.fill_between(curves.index, low, high, color=colour, alpha=0.18, lw=0)
+    draw_mean(axis, curves, label, colour, **line)
+
+
+def draw_mean(
+    axis: Any, curves: pd.DataFrame, label: str, colour: str, **line: Any
+) -> None:
+    """The mean over seeds alone; arguments as `draw_band`."""
+    look = {"color": colour, "lw": 1.6, "label": label} | line
+    axis.plot(curves.index, curves.mean(axis=1), **look)
+
+
+def finish(axis: Any, title: str, x_label: str, y_label: str) -> None:
+    """Title, labels, a light grid, and no frame where nothing is read."""
+    axis.set_title(title, loc="left", fontsize="medium", fontweight="bold")
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def legend(axis: Any) -> None:
+    """A legend without a frame, where there is anything to tell apart."""
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize="small", frameon=False)
+
+
+def _legend_beneath(figure: Any, axis: Any) -> None:
+    """The legend of one panel, beneath all of them."""
+    handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        place = {"loc": "outside lower center", "ncols": min(5, len(handles))}
+        figure.legend(handles, labels, fontsize="small", frameon=False, **place)
+
+
+# --- scores ---------------------------------------------------------------------------
+
+
+def _draw_scores(
+    plan: Plan, outcomes: Sequence[Outcome], published: PublishedScores, name: str
+) -> Any | None:
+    """A line a row: mean and interval over seeds, and the published score."""
+    figure = plots.new_figure(8.0, 1.2 + 0.32 * len(outcomes), name)
+    if figure is None:
+        return None
+    axis = figure.subplots()
+    for place, outcome in enumerate(outcomes):
+        assert outcome.metrics is not None
+        scores = published_score(outcome.metrics)
+        label = "ours: each seed" if place == 0 else None
+        axis.plot(scores, [place] * len(scores), "o", color=COLOURS[0], alpha=0.35,
+                  ms=4, lw=0, label=label)  # fmt: skip
+        label = "ours: mean, 95 % bootstrap interval" if place == 0 else None
+        _error_bar(axis, interval(scores), place, label)
+    beside = [
+        _published_score(outcome, plan.dataset, published) for outcome in outcomes
+    ]
+    label = "published (one seed)" if np.isfinite(beside).any() else None
+    hollow = {"mfc": "white", "mec": COLOURS[1], "ms": 6}
+    axis.plot(beside, range(len(outcomes)), "D", label=label, **hollow)
+    axis.set_yticks(range(len(outcomes)), [outcome.row.name for outcome in outcomes])
+    axis.invert_yaxis()
+    finish(axis, plan.title, _SCORE_LABEL, "")
+    _legend_beneath(figure, axis)
+    return figure
+
+
+def _error_bar(axis: Any, score: Any, place: float, label: str | None) -> None:
+    if not math.isnan(score.low):
+        axis.hlines(place, score.low, score.high, color=COLOURS[0], lw=2)
+    axis.plot(
+        [score.value], [place], "|", color=COLOURS[0], ms=12, mew=2.5, label=label
+    )
+
+
+def _published_score(
+    outcome: Outcome, dataset: str, published: PublishedScores
+) -> float:
+    method = outcome.row.published_as
+    if method is None or outcome.config.dataset.twin:
+        return math.nan
+    found = published.find(dataset, method, outcome.config.environment.exit_window)
+    if found is None or not same_exit_rule(outcome.config, found):
+        return math.nan
+    return found.score
+
+
+# --- learning curves ------------------------------------------------------------------
+
+
+def _draw_curves(
+    plan: Plan, outcomes: Sequence[Outcome], published: PublishedScores, name: str
+) -> Any | None:
+    """Curves of the rows, and beside them their differences to the row of "against"."""
+    figure = plots.new_figure(13.0, 5.0, name)
+    if figure is None:
+        return None
+    left, right = figure.subplots(1, 2)
+    columns = [m.columns for o in outcomes if (m := o.metrics) is not None]
+    column = ALL_USERS if all(ALL_USERS in names for names in columns) else SCORE
+    by_name = {outcome.row.name: outcome for outcome in outcomes}
+    few = len(outcomes) <= _FEW
+    draw = draw_band if few else draw_mean
+    for place, outcome in enumerate(outcomes):
+        assert outcome.metrics is not None
+        colour = COLOURS[place % len(COLOURS)]
+        look = {"ls": "-" if place < len(COLOURS) else "--"}
+        curves = seed_curves(outcome.metrics, column)
+        draw(left, curves, outcome.row.name, colour, **look)
+        if few:
+            _draw_published_curve(left, outcome, plan.dataset, published, colour)
+        other = by_name.get(outcome.row.against or "")
+        if other is not None and other.metrics is not None:
+            difference = curves - seed_curves(other.metrics, column)
+            difference = difference.dropna(axis=1, how="all").dropna()
+            draw(right, difference, outcome.row.name, colour, **look)
+    users = "all users" if column == ALL_USERS else "users drawn"
+    shown = "mean and range of seeds" if few else "means over seeds"
+    finish(left, f"{plan.title}: {shown}", "epoch", f"R_tra, {users}")
+    others = dict.fromkeys(outcome.row.against for outcome in outcomes)
+    title = f"Less {', '.join(o for o in others if o)}, paired by seed"
+    finish(right, title, "epoch", "difference in R_tra")
+    right.axhline(0, color="black", lw=0.8)
+    _legend_beneath(figure, left)
+    return figure
+
+
+def _draw_published_curve(
+    axis: Any,
+    outcome: Outcome,
+    dataset: str,
+    published: PublishedScores,
+    colour: str,
+) -> None:
+    """The published log, of 100 drawn users an epoch, as a moving mean of 11 epochs."""
+    method = outcome.row.published_as
+    if method is None or outcome.config.dataset.twin:
+        return
+    window = outcome.config.environment.exit_window
+    curve = published.curve(dataset, method, window)
+    if curve is not None:
+        smooth = curve.rolling(11, center=True, min_periods=1).mean()
+        label = f"{method}, published (moving mean)"
+        axis.plot(smooth.index, smooth, color=colour, lw=1, ls=":", label=label)
+
+
+# --- lines over a parameter -----------------------------------------------------------
+
+
+def _draw_lines(
+    plan: Plan, outcomes: Sequence[Outcome], published: PublishedScores, name: str
+) -> Any | None:
+    """A panel a parameter; beneath it, the paired difference where rows have a pair.
+
+    Values stand at equal distances: their ranges span several powers of ten, and 0.
+    """
+    drawn = [outcome for outcome in outcomes if outcome.row.x is not None]
+    panels = list(dict.fromkeys(outcome.row.panel for outcome in drawn))
+    if not panels:
+        return None
+    figure = plots.new_figure(4.6 * len(panels) + 1.5 * (len(panels) == 1), 7.0, name)
+    if figure is None:
+        return None
+    axes = figure.subplots(2, len(panels), squeeze=False)
+    for column, panel in enumerate(panels):
+        chosen = [outcome for outcome in drawn if outcome.row.panel == panel]
+        ticks = sorted({float(o.row.x) for o in chosen if o.row.x is not None})
+        places = {x: place for place, x in enumerate(ticks)}
+        upper, lower = axes[0, column], axes[1, column]
+        _draw_series(upper, chosen, places, _score_interval)
+        _draw_published_points(upper, plan, chosen, places, published)
+        _draw_series(lower, chosen, places, _difference_to(outcomes))
+        for axis in (upper, lower):
+            axis.set_xticks(range(len(ticks)), [f"{x:g}" for x in ticks])
+        x_label = plan.x_label or panel
+        finish(upper, plan.title if column == 0 else "", x_label, _SCORE_LABEL)
+        title = "Paired difference, all users" if column == 0 else ""
+        finish(lower, title, x_label, "difference in R_tra")
+        lower.axhline(0, color="black", lw=0.8)
+    _legend_beneath(figure, axes[0, 0])
+    return figure
+
+
+def _draw_series(
+    axis: Any,
+    outcomes: Sequence[Outcome],
+    places: dict[float, int],
+    value_of: Any,
+) -> None:
+    """Means with bars, a line for each series; `value_of` gives an Interval or None."""
+    series = list(dict.fromkeys(outcome.row.series for outcome in outcomes))
+    for number, name in enumerate(series):
+        points = [
+            (places[o.row.x], value)
+            for o in outcomes
+            if o.row.series == name
+            and o.row.x is not None
+            and (value := value_of(o)) is not None
+        ]
+        if not points:
+            continue
+        shift = 0.06 * (number - (len(series) - 1) / 2)  # bars beside each other
+        x = np.array([place for place, _ in points]) + shift
+        value, low, high = (np.array([p[1][i] for p in points]) for i in range(3))
+        bars = np.nan_to_num(np.stack([value - low, high - value]))
+        axis.errorbar(x, value, np.maximum(bars, 0), fmt="o-", ms=4, lw=1.4, capsize=2,
+                      color=COLOURS[number % len(COLOURS)], label=name)  # fmt: skip
+
+
+def _score_interval(outcome: Outcome) -> Any:
+    assert outcome.metrics is not None
+    return interval(epoch_mean(outcome.metrics, SCORE))
+
+
+def _difference_to(outcomes: Sequence[Outcome]) -> Any:
+    """Outcome -> its paired difference, None where there is nothing to pair with."""
+    by_name = {outcome.row.name: outcome for outcome in outcomes}
+
+    def difference(outcome: Outcome) -> Any:
+        other = by_name.get(outcome.row.against or "")
+        if other is None or other.metrics is None or outcome.metrics is None:
+            return None
+        ours, theirs = paired_scores(outcome.metrics, other.metrics)
+        return paired_difference(ours, theirs) if ours.keys() & theirs.keys() else None
+
+    return difference
+
+
+def _draw_published_points(
+    axis: Any,
+    plan: Plan,
+    outcomes: Sequence[Outcome],
+    places: dict[float, int],
+    published: PublishedScores,
+) -> None:
+    """Published runs at exactly the same setting, hollow."""
+    series = list(dict.fromkeys(outcome.row.series for outcome in outcomes))
+    label: str | None = "published"
+    for outcome in outcomes:
+        score = _published_score(outcome, plan.dataset, published)
+        if math.isfinite(score) and outcome.row.x is not None:
+            colour = COLOURS[series.index(outcome.row.series) % len(COLOURS)]
+            axis.plot([places[outcome.row.x]], [score], "D", mfc="white", mec=colour,
+                      ms=6, label=label)  # fmt: skip
+            label = None

@@ -1,0 +1,201 @@
+"""The rows of a plan as runs: where each lies, how far it is, how long it will take."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from darlr_jax.config import ExperimentConfig, flatten
+from darlr_jax.runs.directory import RunDirectory, RunError, load_config, read_json
+from darlr_jax.runs.plans import Plan, Row, row_config
+from darlr_jax.runs.results import load_metrics, require_whole
+
+
+class Job(NamedTuple):
+    """One row to run: its configuration, its directory, and what to hand to a program.
+
+    Rows that are one experiment have one directory.
+    """
+
+    row: Row
+    config: ExperimentConfig
+    path: pathlib.Path
+    arguments: tuple[str, ...]  # of experiments.train
+
+
+class Progress(NamedTuple):
+    """How far a job is."""
+
+    epochs: int  # done
+    finished: bool
+
+    def describe(self, wanted: int) -> str:
+        """The state in a few words."""
+        if self.finished:
+            return "done"
+        return f"{self.epochs} of {wanted} epochs" if self.epochs else "not run"
+
+
+def plan_jobs(
+    plan: Plan,
+    workdir: str | os.PathLike[str],
+    *,
+    overrides: Mapping[str, Any],
+    options: Sequence[str],
+) -> list[Job]:
+    """A job for each row.
+
+    Args:
+      plan: the rows.
+      workdir: parent of the run directories.
+      overrides: dotted field -> value, for all rows; the epochs are among them.
+      options: further flags of experiments.train, as "--seeds=0,1".
+
+    Raises:
+      ConfigError: a row cannot have these settings.
+    """
+    jobs = []
+    for row in plan.rows:
+        config = row_config(row, plan.dataset, overrides)
+        path = pathlib.Path(workdir, plan.dataset, directory_name(row))
+        settings = {**overrides, **row.changes}
+        arguments = (
+            *(f"--dataset={plan.dataset}", f"--method={row.method}"),
+            *(f"--workdir={path}", *options),
+            *(f"--set={name}={_text(value)}" for name, value in settings.items()),
+        )
+        jobs.append(Job(row, config, path, arguments))
+    return jobs
+
+
+def directory_name(row: Row) -> str:
+    """The method and its changes: rows that are one experiment have one name."""
+    changes = sorted(row.changes.items())
+    return "__".join([row.method, *(f"{name}={_text(v)}" for name, v in changes)])
+
+
+def command(job: Job, python: str = "python") -> list[str]:
+    """The command that runs, or continues, a job."""
+    return [python, "-m", "experiments.train", *job.arguments]
+
+
+def describe(job: Job) -> str:
+    """The command as a line for a shell."""
+    return shlex.join(command(job))
+
+
+def progress(job: Job, seeds: Sequence[int]) -> Progress:
+    """How far a job is.
+
+    Raises:
+      RunError: the directory holds another experiment, more epochs, or a run of which
+        seeds have failed; nothing is to be run over it.
+    """
+    run = RunDirectory(job.path)
+    if not run.config_file.exists():
+        return Progress(0, False)
+    _require_same(job, seeds)
+    wanted = job.config.training.epochs
+    epochs = _epochs(run.metrics_csv)
+    if epochs > wanted:
+        raise RunError(
+            f"{job.path}: has {epochs} epochs, {wanted} are asked for; choose another "
+            "--workdir or more --epochs"
+        )
+    finished = epochs == wanted and run.status() == "finished"
+    if finished:
+        require_whole(job.path)
+    return Progress(epochs, finished)
+
+
+def metrics_of(job: Job, seeds: Sequence[int]) -> pd.DataFrame | None:
+    """The metrics of a finished job, None of another.
+
+    Raises:
+      RunError: as `progress`, or metrics.csv is malformed.
+    """
+    return load_metrics(job.path) if progress(job, seeds).finished else None
+
+
+def estimate_seconds(
+    jobs: Sequence[Job], seeds: Sequence[int]
+) -> list[tuple[float, bool] | None]:
+    """What each job will still take, and whether that was measured on itself.
+
+    The seconds of its own epochs if it has any, else those of the first job with the
+    same method that has, times the ratio of K_sel where users are picked by the
+    selector (the picks are most of the work). None where neither has run: other methods
+    tell nothing. Fitting a world model and compiling come on top.
+    """
+    pace = {job.path: _seconds_per_epoch(job) for job in jobs}
+    guesses: list[tuple[float, bool] | None] = []
+    for job in jobs:
+        left = job.config.training.epochs - progress(job, seeds).epochs
+        own = pace[job.path]
+        if own is not None:
+            guesses.append((left * own, True))
+            continue
+        alike = (other for other in jobs if other.row.method == job.row.method)
+        measured = [other for other in alike if pace[other.path] is not None]
+        if not measured:
+            guesses.append(None)
+            continue
+        ratio = _picks(job.config) / _picks(measured[0].config)
+        guesses.append((left * float(pace[measured[0].path] or 0) * ratio, False))
+    return guesses
+
+
+def _picks(config: ExperimentConfig) -> float:
+    return float(config.selector.k_sel if config.reward.references == "learned" else 1)
+
+
+def _seconds_per_epoch(job: Job) -> float | None:
+    file = RunDirectory(job.path).metrics_csv
+    if not _epochs(file):
+        return None
+    rows = pd.read_csv(file, usecols=["seed", "seconds"])
+    # Every seed's row holds the seconds of all seeds together.
+    return float(np.median(rows[rows["seed"] == rows["seed"].iloc[0]]["seconds"]))
+
+
+def _require_same(job: Job, seeds: Sequence[int]) -> None:
+    before, after = flatten(load_config(job.path)), flatten(job.config)
+    differences = [
+        f"{name}: {before[name]!r}, not {value!r}"
+        for name, value in after.items()
+        if name != "training.epochs" and value != before[name]
+    ]
+    trained = read_json(RunDirectory(job.path).run_file).get("seeds")
+    if trained != list(seeds):
+        differences.append(f"seeds: {trained}, not {list(seeds)}")
+    if differences:
+        raise RunError(
+            f"{job.path}: holds another experiment ({'; '.join(differences)}); choose "
+            "another --workdir"
+        )
+
+
+def _epochs(metrics_csv: pathlib.Path) -> int:
+    """The epoch of the last whole row; a run under way may be writing the next."""
+    if not metrics_csv.exists():
+        return 0
+    lines = metrics_csv.read_text(encoding="utf-8").split("\n")[1:-1]
+    cells = lines[-1].split(",") if lines else []
+    return int(cells[1]) if len(cells) > 1 and cells[1].isdecimal() else 0
+
+
+def _text(value: Any) -> str:
+    return str(value).replace(" ", "")
+
+
+def total_seconds(guesses: Iterable[tuple[float, bool] | None]) -> tuple[float, int]:
+    """The sum of what is known, and of how many jobs nothing is."""
+    guesses = list(guesses)
+    known = sum(guess[0] for guess in guesses if guess is not None)
+    return known, sum(guess is None for guess in guesses)

@@ -1,0 +1,296 @@
+"""Regenerates a table or figure of the paper, beside the published numbers.
+
+    python -m experiments.reproduce --table=main --dataset=coat --data_dir=DIR \
+        --seeds=0,1,2,3,4 --workdir=runs/reproduce
+
+The plans are in darlr_jax/runs/plans.py. A row is one `experiments.train` of all seeds,
+in a directory of its own under --workdir/DATASET that other tables use as well; rows
+that are done are not run again. --dry_run says what would run, with which commands, and
+for how long, as far as finished rows tell.
+
+Then TABLE.md, .csv, .tex and .png are written to --workdir/DATASET/tables. A row that
+failed stops the program: no table is made without it.
+
+SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and --max_seconds end the row under way after its
+epoch, with exit code 75; the same command continues. --norun_missing makes the table of
+what there is, in which the other rows say how far they are.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from darlr_jax import config as config_lib
+from darlr_jax.config import ConfigError
+from darlr_jax.files import replacing
+from darlr_jax.runs.comparison import (
+    Outcome,
+    comparison_table,
+    require_one_matrix,
+    where_it_helps,
+)
+from darlr_jax.runs.directory import RunError, read_json, writing
+from darlr_jax.runs.figures import draw_plan
+from darlr_jax.runs.formats import to_csv, to_latex
+from darlr_jax.runs.jobs import (
+    Job,
+    command,
+    describe,
+    estimate_seconds,
+    metrics_of,
+    plan_jobs,
+    progress,
+    total_seconds,
+)
+from darlr_jax.runs.plans import TABLES, Plan, choose_rows, make_plan
+from darlr_jax.runs.plots import save_png
+from darlr_jax.runs.preemption import REQUEUE, Interrupted, StopRequest
+from darlr_jax.runs.progress import clock
+from darlr_jax.runs.published import PublishedScores
+from darlr_jax.runs.results import to_markdown
+from experiments import cli
+
+# As a program the flags are the process's own. Imported they stay private, because
+# other programs have flags of the same names.
+_FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
+
+TABLE = flags.DEFINE_string(
+    "table", "main", f"Which one: {', '.join(TABLES)}.", flag_values=_FLAGS
+)
+SEEDS = flags.DEFINE_list(
+    "seeds", ["0", "1", "2", "3", "4"], "Seeds of every row.", flag_values=_FLAGS
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    "runs/reproduce",
+    "Parent of the run directories and tables.",
+    flag_values=_FLAGS,
+)
+ROWS = flags.DEFINE_list(
+    "rows", [], "Names of rows, if not all; see --dry_run.", flag_values=_FLAGS
+)
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Say what would run, and run nothing.", flag_values=_FLAGS
+)
+RUN_MISSING = flags.DEFINE_bool(
+    "run_missing",
+    True,
+    "Run what is not done; otherwise write the table of what is.",
+    flag_values=_FLAGS,
+)
+MAX_SECONDS = flags.DEFINE_float(
+    "max_seconds",
+    None,
+    "Stop, as after SIGTERM, when so many seconds since the start are over.",
+    lower_bound=0,
+    flag_values=_FLAGS,
+)
+PUBLISHED = flags.DEFINE_string(
+    "published",
+    str(pathlib.Path(__file__).parent.parent / "results" / "published"),
+    "Folder of the published numbers.",
+    flag_values=_FLAGS,
+)
+
+_POLL_SECONDS = 0.2
+# How a run ends that was asked to stop; by the signal itself while it starts up.
+_INTERRUPTED = (REQUEUE, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1)
+
+
+def main(argv: list[str]) -> None:
+    """Flags -> plan -> runs -> files. Exits with 75 where it was asked to stop."""
+    del argv
+    seeds = cli.parse_seeds(SEEDS.value)
+    plan = make_plan(TABLE.value, cli.DATASET.value)
+    if ROWS.value:
+        plan = choose_rows(plan, ROWS.value)
+    published = PublishedScores(PUBLISHED.value)
+    jobs = plan_jobs(plan, WORKDIR.value, overrides=_overrides(), options=_options())
+    _announce(plan, jobs, seeds)
+    if DRY_RUN.value:
+        return
+    if RUN_MISSING.value:
+        with StopRequest(MAX_SECONDS.value, on_signal=_acknowledge) as stop:
+            try:
+                run_jobs(jobs, seeds, stop)
+            except Interrupted as interrupted:
+                cli.say(f"{interrupted}; the same command continues")
+                sys.exit(REQUEUE)
+    write_plan(plan, jobs, seeds, published, pathlib.Path(WORKDIR.value))
+
+
+def run_jobs(jobs: Sequence[Job], seeds: Sequence[int], stop: StopRequest) -> None:
+    """Runs what is not finished, one row after another.
+
+    Raises:
+      Interrupted: `stop` asked, or somebody asked the row under way.
+      RunError: a row failed; those after it have not run.
+    """
+    for number, job in enumerate(jobs, start=1):
+        state = progress(job, seeds)
+        if state.finished:
+            continue  # also a row that is the same run as one before
+        where = f"row {number} of {len(jobs)}, {job.row.name}"
+        stop.check(f"before {where}")
+        cli.say(f"\n{where}: {state.describe(job.config.training.epochs)}")
+        status = _wait(_start(job), stop)
+        if status in _INTERRUPTED:
+            raise Interrupted(f"{stop.reason or 'interrupted'}: stopped in {where}")
+        if status != 0:
+            raise RunError(
+                f"{where} failed with exit code {status}, and no table is made without "
+                f"it; what it said stands above: {describe(job)}"
+            )
+        progress(job, seeds)  # refuses a run of which seeds failed
+
+
+def write_plan(
+    plan: Plan,
+    jobs: Sequence[Job],
+    seeds: Sequence[int],
+    published: PublishedScores,
+    workdir: pathlib.Path,
+) -> None:
+    """Writes the table in its three forms, and the picture; prints the table.
+
+    Raises:
+      RunError: a row failed, is malformed, or is paid by another test matrix.
+    """
+    outcomes = [_outcome(job, seeds) for job in jobs]
+    truth = require_one_matrix({job.row.name: _ground_truth(job) for job in jobs})
+    table = comparison_table(plan.dataset, outcomes, published)
+    notes = _notes(plan, truth)
+    if plan.x_label:  # one axis: density, sparsity, exit windows
+        notes += [f"By {plan.x_label}: {s}" for s in where_it_helps(outcomes, table)]
+    target = workdir / plan.dataset / "tables" / plan.table
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        markdown = "\n".join([f"# {plan.title}\n", to_markdown(table), "", *notes])
+        texts = {
+            ".md": markdown + "\n",
+            ".csv": to_csv(table),
+            ".tex": to_latex(table, f"{plan.title}. {' '.join(notes)}"),
+        }
+        for suffix, text in texts.items():
+            with replacing(target.with_suffix(suffix)) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        picture = target.with_suffix(".png")
+        figure = draw_plan(plan, outcomes, published, str(picture))
+        if figure is not None:
+            save_png(figure, picture)
+    print(f"\n{markdown}\n")
+    made = [*texts, *([".png"] if figure is not None else [])]
+    print(f"files: {target}{{{','.join(made)}}}")
+
+
+def _notes(plan: Plan, truth: str | None) -> list[str]:
+    """What a reader must know to read the table."""
+    notes = [
+        "[ ]: 95 % bootstrap interval over seeds; ± (t): half of Student's, which is "
+        "the wider and the safer one of few seeds.",
+        "difference: of all users, paired by seed, to the row named under against.",
+    ]
+    notes += [f"Left out, the same here: {'; '.join(plan.left_out)}."] * bool(
+        plan.left_out
+    )
+    return notes + [f"Evaluation pays: {truth}."] * (truth is not None)
+
+
+def _announce(plan: Plan, jobs: Sequence[Job], seeds: Sequence[int]) -> None:
+    """Says what each row is, how far it is and what it will take."""
+    guesses = estimate_seconds(jobs, seeds)
+    print(f"{plan.title}: {len(jobs)} rows of {len(seeds)} seeds")
+    unique: dict[pathlib.Path, tuple[float, bool] | None] = {}
+    for job, guess in zip(jobs, guesses, strict=True):
+        state = progress(job, seeds).describe(job.config.training.epochs)
+        time = "" if state == "done" else f", {_time(guess)}"
+        print(f"  {job.row.name}: {state}{time}")
+        if DRY_RUN.value:
+            print(f"    {describe(job)}")
+        unique[job.path] = guess
+    for left_out in plan.left_out:
+        print(f"  left out, the same here: {left_out}")
+    known, unknown = total_seconds(unique.values())
+    if not known and not unknown:
+        return
+    parts = [f"about {clock(known)}"] * (known > 0)
+    parts += [f"{unknown} rows of unknown time: no row like them has run"] * bool(
+        unknown
+    )
+    print(f"to do: {' and '.join(parts)}; world models and compilation come on top")
+
+
+def _time(guess: tuple[float, bool] | None) -> str:
+    if guess is None:
+        return "time unknown"
+    seconds, measured = guess
+    return f"about {clock(seconds)}{'' if measured else ' (from another row)'}"
+
+
+def _overrides() -> dict[str, object]:
+    """What the flags set in every row."""
+    if cli.METHOD.present:
+        raise ConfigError(f"--method={cli.METHOD.value}: choose rows, by --rows")
+    changes = config_lib.parse_overrides(cli.OVERRIDES.value)
+    for path in ("method", "dataset.name"):
+        if path in changes:
+            raise ConfigError(f"--set={path}=...: rows and --dataset decide it")
+    if cli.TWIN.value:
+        changes = {"dataset.twin": True} | changes
+    if cli.TWIN_SCALE.value is not None:
+        changes = {"dataset.twin_scale": cli.TWIN_SCALE.value} | changes
+    if cli.EPOCHS.value is not None:
+        changes = {"training.epochs": cli.EPOCHS.value} | changes
+    return changes
+
+
+def _options() -> list[str]:
+    """Flags that every run gets as they are."""
+    options = [f"--seeds={','.join(SEEDS.value)}"]
+    for flag in (cli.DATA_DIR, cli.CACHE_DIR):
+        if flag.value is not None:
+            options.append(f"--{flag.name}={flag.value}")
+    return options
+
+
+def _outcome(job: Job, seeds: Sequence[int]) -> Outcome:
+    state = progress(job, seeds).describe(job.config.training.epochs)
+    return Outcome(job.row, job.config, metrics_of(job, seeds), state)
+
+
+def _ground_truth(job: Job) -> str | None:
+    file = job.path / "run.json"
+    return read_json(file).get("ground_truth") if file.exists() else None
+
+
+def _start(job: Job) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command(job, sys.executable))
+
+
+def _wait(process: subprocess.Popen[bytes], stop: StopRequest) -> int:
+    """The exit status of `process`, which is told when `stop` asks.
+
+    By SIGTERM: a second SIGINT, after that of a terminal, would end it at once.
+    """
+    told = False
+    while True:
+        try:
+            return process.wait(_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            if stop.reason is not None and not told:
+                process.terminate()
+                told = True
+
+
+def _acknowledge(name: str) -> None:
+    cli.say(f"{name}: stopping after the epoch under way (SIGINT twice: now)")
+
+
+if __name__ == "__main__":
+    cli.run(main)

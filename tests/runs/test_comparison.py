@@ -1,0 +1,287 @@
+"""comparison.py and its neighbours: no row is lost, no score invented."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import pathlib
+
+import pandas as pd
+import pytest
+
+from darlr_jax.runs import formats
+from darlr_jax.runs.comparison import (
+    Outcome,
+    comparison_table,
+    outcomes_of,
+    paired_scores,
+    require_one_matrix,
+    runs_of,
+    where_it_helps,
+)
+from darlr_jax.runs.directory import RunError
+from darlr_jax.runs.figures import draw_plan
+from darlr_jax.runs.plans import Row, make_plan, row_config
+from darlr_jax.runs.published import PublishedScores
+from darlr_jax.runs.results import to_markdown
+from darlr_jax.runs.statistics import Interval
+from tests.runs.conftest import metrics_row
+
+PUBLISHED = PublishedScores(
+    pathlib.Path(__file__).parent.parent.parent / "results" / "published"
+)
+
+
+def metrics(seeds=(0, 1), epochs=4, gain=0.0):
+    """NX_0 R_tra is 10 * epoch + seed + gain * (1 + seed); all users 0.25 more."""
+    rows = [
+        metrics_row(seed, epoch) for seed in seeds for epoch in range(1, epochs + 1)
+    ]
+    table = pd.DataFrame(rows)
+    for name in ("NX_0_R_tra", "NX_0_all_users_R_tra"):
+        table[name] += gain * (1 + table["seed"])
+    return table
+
+
+def outcome(name, table, dataset="coat", state="", **row):
+    row = Row(name, **{"method": name} | row)
+    return Outcome(row, row_config(row, dataset), table, state)
+
+
+def table_of(*outcomes, dataset="coat"):
+    table = comparison_table(dataset, outcomes, PUBLISHED)
+    return table.set_index("row")
+
+
+def test_cells_worked_by_hand():
+    table = table_of(
+        outcome("mbpo", metrics()),
+        outcome("darlr", metrics(gain=2.0), against="mbpo"),
+    )
+    row = table.loc["darlr"]
+    assert row["seeds"] == "2"
+    assert row["epochs"] == "4"
+    # Seeds 0 and 1: 25 + 0 + 2 and 25 + 1 + 4; the last quarter is epoch 4.
+    assert row["NX_0 R_tra"] == Interval(28.5, 27.0, 30.0, 2)
+    assert row["last 25 %"].value == 43.5
+    assert row["all users"].value == 28.75
+    assert row["final policy"] == Interval(43.75, 42.25, 45.25, 2)
+    assert row["difference"] == Interval(3.0, 2.0, 4.0, 2)
+    assert row["seeds ahead"] == "2 of 2"
+    assert row["P(better)"].value == 1.0
+    assert row["published"] == 78.0429
+    assert row["less published"] == pytest.approx(28.5 - 78.0429)
+    assert row["IQM"] == "needs 4 seeds"
+    assert table.loc["mbpo", "difference"] is None
+
+
+def test_four_seeds_have_an_interquartile_mean():
+    scores = metrics(seeds=(0, 1, 2, 9))
+    assert table_of(outcome("mbpo", scores)).loc["mbpo", "IQM"].value == 26.5
+
+
+def test_rows_without_enough_runs_say_so():
+    table = table_of(
+        outcome("mbpo", metrics(seeds=(3,))),
+        outcome("dorl", None, state="2 of 4 epochs", against="mbpo"),
+        outcome("mopo", None, state="not run"),
+        outcome("darlr", metrics(), against="mbpo"),
+        outcome("roler", metrics(), against="dorl"),
+    )
+    text = to_markdown(table.reset_index())
+    assert len(text.splitlines()) == 7
+    assert "28.00 (1 seed)" in text
+    assert table.loc["dorl", "seeds"] == "2 of 4 epochs"
+    assert table.loc["mopo", "seeds"] == "not run"
+    assert table.loc["mopo", "published"] == 71.1804
+    assert math.isnan(table.loc["mopo", "less published"])
+    assert table.loc["darlr", "seeds ahead"] == "no common seed"
+    assert "difference" not in table  # no row has its pair
+
+
+def test_pairs_use_the_epochs_that_both_have():
+    first, second = paired_scores(metrics(epochs=2), metrics(epochs=8, gain=1.0))
+    assert first == {0: 15.25, 1: 16.25}
+    assert second == {0: 16.25, 1: 18.25}
+
+
+def test_pairs_without_all_users_take_the_users_drawn():
+    drawn = metrics().drop(columns="NX_0_all_users_R_tra")
+    first, second = paired_scores(metrics(), drawn)
+    assert first == second == {0: 25.0, 1: 26.0}
+
+
+def test_changed_rows_and_twins_have_no_published_score():
+    changed = outcome("darlr", metrics(), changes={"selector.k_sel": 7})
+    assert "published" not in table_of(changed)
+    row = Row("darlr", "darlr")
+    twin = Outcome(row, row_config(row, "coat", {"dataset.twin": True}), metrics(), "")
+    assert "published" not in table_of(twin)
+
+
+@pytest.mark.parametrize(
+    ("method", "window", "score", "its_window"),
+    [
+        ("dorl", 4, 20.4942, 4),  # the printed row, seed 2, before the sweep's seed 0
+        ("dorl", 1, 20.3137, 1),
+        ("mbpo", 1, 16.93, 1),
+        ("roler", 7, 33.2457, 1),  # no such run: the printed one, named by its N
+        ("darlr", 1, 35.2203, 1),
+        ("oracle", 1, None, None),
+    ],
+)
+def test_published_runs_at_the_same_exit_window(method, window, score, its_window):
+    found = PUBLISHED.find("kuairec", method, window)
+    if score is None:
+        assert found is None
+    else:
+        assert found.score == pytest.approx(score, abs=0.005)
+        assert found.exit_window == its_window
+
+
+def test_another_exit_window_is_named():
+    changes = {"environment.exit_window": 7}
+    other = outcome("roler", metrics(), "kuairec", changes=changes)
+    same = outcome("darlr", metrics(), "kuairec")
+    table = table_of(other, same, dataset="kuairec")
+    assert list(table["its N"]) == ["1", ""]
+    # On Coat nobody leaves, so the window of UCB's row is none.
+    assert "its N" not in table_of(outcome("ucb", metrics()))
+
+
+def test_published_curves_only_at_their_window():
+    assert PUBLISHED.curve("kuairec", "dorl", 1) is None
+    curve = PUBLISHED.curve("coat", "dorl", 1)
+    assert len(curve) == 200
+    assert curve.mean() == pytest.approx(71.3992, abs=0.005)
+
+
+def test_published_tables_that_are_missing_are_named(tmp_path):
+    with pytest.raises(RunError, match=r"scores\.csv: cannot be read"):
+        PublishedScores(tmp_path)
+    (tmp_path / "scores.csv").write_text("dataset,method\ncoat,darlr\n")
+    with pytest.raises(RunError, match=r"scores\.csv: has no column NX_0_R_tra"):
+        PublishedScores(tmp_path)
+
+
+def test_run_directories_in_the_order_of_the_methods(write_run, tmp_path):
+    for name in ("later", "darlr", "mbpo"):
+        write_run(name)
+    runs = runs_of(tmp_path)
+    assert [run.name for run in runs] == ["mbpo", "darlr", "later"]
+    outcomes = outcomes_of(runs, "mbpo")
+    assert [o.row.against for o in outcomes] == [None, "mbpo", "mbpo"]
+    with pytest.raises(RunError, match="no run directories"):
+        runs_of(tmp_path / "nothing")
+
+
+def test_a_malformed_run_stops_the_table(write_run):
+    path = write_run("bad")
+    (path / "metrics.csv").write_text("seed,epoch\n")
+    with pytest.raises(RunError, match="no epoch yet"):
+        outcomes_of([write_run("good"), path], None)
+
+
+def test_one_test_matrix_pays_all_rows():
+    assert require_one_matrix({"a": None, "b": "theirs", "c": "theirs"}) == "theirs"
+    assert require_one_matrix({"a": None}) is None
+    with pytest.raises(RunError, match=r"2 test matrices .a: theirs; b: ours"):
+        require_one_matrix({"a": "theirs", "b": "ours"})
+
+
+def test_where_a_line_is_above_its_pair():
+    control = metrics()
+    outcomes = [outcome("c", control, method="mbpo")]
+    gains = {1: 2.0, 10: 1.0, 50: -1.0}
+    for x, gain in gains.items():
+        row = {"method": "darlr", "against": "c", "series": "darlr", "x": float(x)}
+        outcomes.append(outcome(f"darlr@{x}", metrics(gain=gain), **row))
+    even = metrics()
+    even.loc[even["seed"] == 1, "NX_0_all_users_R_tra"] += 3
+    even.loc[even["seed"] == 0, "NX_0_all_users_R_tra"] -= 1
+    row = {"method": "darlr", "against": "c", "series": "darlr", "x": 100.0}
+    outcomes.append(outcome("darlr@100", even, **row))
+    table = comparison_table("coat", outcomes, PUBLISHED)
+    assert where_it_helps(outcomes, table) == [
+        "darlr, against its pair: better at 1, 10; worse at 50; undecided at 100."
+    ]
+    assert where_it_helps(outcomes[:1], comparison_table("coat", outcomes[:1],
+                                                         PUBLISHED)) == []  # fmt: skip
+
+
+TABLE = pd.DataFrame(
+    {
+        "row": ["a_b & 50 %", "λ_s"],
+        "score": [Interval(1.25, 1.0, 1.5, 3), Interval(2.0, math.nan, math.nan, 1)],
+        "difference": [None, Interval(-1.0, -2.0, 0.0, 2)],
+        "published": [78.0429, math.nan],
+    }
+)
+
+
+def test_csv_spreads_intervals_and_leaves_what_is_missing_empty():
+    rows = list(csv.DictReader(io.StringIO(formats.to_csv(TABLE))))
+    assert rows[0] == {
+        **{"row": "a_b & 50 %", "score": "1.25", "score low": "1.0"},
+        **{"score high": "1.5", "score runs": "3", "published": "78.0429"},
+        **{"difference": "", "difference low": "", "difference high": ""},
+        "difference runs": "",
+    }
+    assert rows[1]["score low"] == ""
+    assert rows[1]["difference low"] == "-2.0"
+
+
+def test_latex_is_escaped_and_aligned():
+    lines = formats.to_latex(TABLE, "100 % of #1").splitlines()
+    assert r"\caption{100 \% of \#1}" in lines
+    assert r"\begin{tabular}{lrrr}" in lines
+    assert r"a\_b \& 50 \% & 1.25 [1.00, 1.50] & n/a & 78.04 \\" in lines
+    assert r"$\lambda$\_s & 2.00 (1 seed) & -1.00 [-2.00, 0.00] & n/a \\" in lines
+    assert formats.latex_text(r"r̂\^{") == (
+        r"$\hat r$\textbackslash{}\textasciicircum{}\{"
+    )
+
+
+def invented(plan, missing=()):
+    return [
+        Outcome(
+            *(row, row_config(row, plan.dataset)),
+            None if row.name in missing else metrics(gain=0.1 * place),
+            "not run",
+        )
+        for place, row in enumerate(plan.rows)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "panels"),
+    [("main", 1), ("curves", 2), ("sensitivity", 8), ("density", 2)],
+)
+def test_pictures_of_finished_rows(table, panels):
+    pytest.importorskip("matplotlib")
+    plan = make_plan(table, "coat")
+    plan = plan._replace(rows=(*plan.rows[:3], *plan.rows[-30:]))
+    figure = draw_plan(plan, invented(plan, {plan.rows[-1].name}), PUBLISHED, "x")
+    assert len(figure.axes) == panels
+    for axis in figure.axes:
+        assert axis.get_xlabel()
+    names = {text.get_text() for text in figure.axes[0].get_yticklabels()}
+    if table == "main":
+        assert plan.rows[0].name in names
+        assert plan.rows[-1].name not in names
+
+
+def test_paired_curves_are_differences_by_seed():
+    pytest.importorskip("matplotlib")
+    plan = make_plan("curves", "coat")
+    plan = plan._replace(rows=plan.rows[:2])
+    figure = draw_plan(plan, invented(plan), PUBLISHED, "x")
+    difference = figure.axes[1].lines[0]
+    assert difference.get_ydata() == pytest.approx([0.15] * 4)  # of 0.1 and 0.2
+
+
+def test_no_picture_of_nothing():
+    plan = make_plan("main", "coat")
+    outcomes = invented(plan, {row.name for row in plan.rows})
+    assert draw_plan(plan, outcomes, PUBLISHED, "x") is None

@@ -1,0 +1,156 @@
+"""plans.py: every row can be run, is what it says, and is named once."""
+
+from __future__ import annotations
+
+import pytest
+
+from darlr_jax.config import ConfigError, flatten
+from darlr_jax.methods import METHODS
+from darlr_jax.presets import DATASETS, preset
+from darlr_jax.runs.fields import differing_fields, fields_read
+from darlr_jax.runs.plans import TABLES, choose_rows, make_plan, row_config
+
+NOBODY_LEAVES = ("coat", "csv", "yahoo")
+PLANS = [
+    make_plan(table, dataset)
+    for table in TABLES
+    for dataset in DATASETS
+    if table != "exit_rule" or dataset not in NOBODY_LEAVES
+]
+
+
+def identity(config):
+    return tuple(sorted(fields_read(config).items()))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.table}-{plan.dataset}")
+def test_rows_can_be_named_paired_and_run(plan):
+    names = [row.name for row in plan.rows]
+    assert len(set(names)) == len(names)
+    assert not any(set(" ,") & set(name) for name in names)  # --rows=A,B
+    identities = []
+    for row in plan.rows:
+        identities.append(identity(row_config(row, plan.dataset)))
+        assert row.against is None or row.against in names
+        assert row.against != row.name
+    # Of a figure of lines the preset stands at several places; nothing else repeats.
+    if plan.figure != "lines":
+        assert len(set(identities)) == len(identities)
+
+
+def test_tables_of_the_issue_exist():
+    wanted = {"main", "ablation", "readings", "sensitivity", "curves"}
+    assert set(TABLES) == wanted | {"density", "sparsity", "exit_rule", "roler"}
+
+
+def test_main_table_has_every_method_as_it_is():
+    plan = make_plan("main", "coat")
+    assert [row.name for row in plan.rows] == list(METHODS)
+    assert all(row.published_as == row.name for row in plan.rows)
+
+
+def test_a_changed_row_has_no_published_score():
+    plan = make_plan("ablation", "kuairec")
+    assert plan.row("darlr").published_as == "darlr"
+    assert plan.row("no_similarity").published_as is None
+    assert make_plan("exit_rule", "kuairec").row("mopo@N=4").published_as == "mopo"
+
+
+def test_ablations_change_what_they_say():
+    plan = make_plan("ablation", "kuairec")
+    base = preset("kuairec", "darlr")
+
+    def changed(name):
+        return differing_fields(row_config(plan.row(name), "kuairec"), base)
+
+    assert changed("no_similarity") == {"selector.lambda_s": 0.0}
+    assert changed("no_dynamic_reward") == {"reward.estimate": "world_model"}
+    assert changed("overwrite") == {"reward.overwrite": True}
+    assert changed("masked_training") == {"recommender.mask_used_items": True}
+
+
+@pytest.mark.parametrize(("dataset", "inert"), [("coat", True), ("kuairec", False)])
+def test_a_row_that_changes_nothing_is_left_out_and_said(dataset, inert):
+    plan = make_plan("ablation", dataset)
+    assert ("no_entropy is darlr" in plan.left_out) == inert
+    assert ("no_entropy" in [row.name for row in plan.rows]) != inert
+
+
+def test_readings_are_all_choices_but_the_preset():
+    for dataset, default in (("coat", "predicted"), ("kuairec", "logged")):
+        names = [row.name for row in make_plan("readings", dataset).rows]
+        others = {"logged", "predicted", "embedding"} - {default}
+        assert {f"selector.feedback={other}" for other in others} <= set(names)
+        assert f"selector.feedback={default}" not in names
+
+
+def test_constant_denominator_is_the_same_weight():
+    config = row_config(
+        make_plan("readings", "coat").row("constant_denominator"), "coat"
+    )
+    weight = preset("coat", "darlr").reward.lambda_u
+    assert config.reward.lambda_u / config.reward.denominator_floor == weight
+
+
+@pytest.mark.parametrize(("dataset", "parameters"), [("coat", 4), ("kuairec", 5)])
+def test_sensitivity_crosses_the_preset_once_a_parameter(dataset, parameters):
+    """lambda_e does nothing on Coat, where no order of entropy is in use."""
+    rows = [row for row in make_plan("sensitivity", dataset).rows if row.panel]
+    assert len({row.panel for row in rows}) == parameters
+    base = flatten(preset(dataset, "darlr"))
+    for panel in {row.panel for row in rows}:
+        values = [row.x for row in rows if row.panel == panel]
+        assert values == sorted(set(values))
+        assert base[panel] in values
+        assert [r.x for r in rows if r.panel == panel and not r.changes] == [
+            base[panel]
+        ]
+
+
+@pytest.mark.parametrize(
+    ("table", "unit"), [("density", "rows"), ("sparsity", "users")]
+)
+def test_thinned_rows_are_compared_at_the_same_share(table, unit):
+    plan = make_plan(table, "coat")
+    for row in plan.rows:
+        thinning = row_config(row, "coat").dataset.thinning
+        assert row.x == pytest.approx(100 * thinning.share)
+        assert thinning.unit == unit or thinning.share == 1
+        if row.against is not None:
+            control = plan.row(row.against)
+            assert control.method == "darlr_self"
+            assert control.x == row.x
+    assert {row.x for row in plan.rows} == {100, 50, 25, 10, 5, 2, 1}
+
+
+def test_roler_apart_is_every_combination_and_begins_with_roler():
+    plan = make_plan("roler", "coat")
+    assert len(plan.rows) == 2**4
+    first = row_config(plan.rows[0], "coat")
+    assert identity(first) == identity(preset("coat", "roler"))
+
+
+@pytest.mark.parametrize("dataset", NOBODY_LEAVES)
+def test_no_table_of_exit_windows_where_nobody_leaves(dataset):
+    with pytest.raises(ConfigError, match=f"on {dataset} nobody leaves early"):
+        make_plan("exit_rule", dataset)
+
+
+def test_rows_are_chosen_by_name_in_the_order_of_the_plan():
+    plan = choose_rows(make_plan("main", "coat"), ["darlr", "mbpo"])
+    assert [row.name for row in plan.rows] == ["mbpo", "darlr"]
+    with pytest.raises(ConfigError, match=r"--rows=darlrr: .* did you mean 'darlr'"):
+        choose_rows(plan, ["darlrr"])
+
+
+def test_an_unknown_table_is_named_with_its_neighbour():
+    with pytest.raises(ConfigError, match=r"--table=ablations: .* 'ablation'"):
+        make_plan("ablations", "coat")
+
+
+def test_overrides_come_before_the_changes_of_a_row():
+    row = make_plan("ablation", "coat").row("no_similarity")
+    overrides = {"selector.lambda_s": 7.0, "training.epochs": 3}
+    config = row_config(row, "coat", overrides)
+    assert config.selector.lambda_s == 0.0
+    assert config.training.epochs == 3
