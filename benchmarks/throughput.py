@@ -76,7 +76,7 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
     )
     eval_seconds, eval_compile, episodes = time_evaluation(experiment, states, repeats)
     transitions = steps / train_seconds
-    learned = experiment.program.selector is not None
+    learned = config.reward.references == "learned"
     return {
         "dataset": dataset.name,
         "method": config.method,
@@ -145,9 +145,7 @@ def time_training(experiment: Any, states: Any, repeats: int) -> tuple:
     """Median seconds of a training epoch, compile seconds, states, transitions."""
     import jax
 
-    from darlr_jax.training.epoch import train_epoch
-
-    epoch = functools.partial(train_epoch, program=experiment.program)
+    epoch = experiment.learner.train_epoch
     lifted = jax.jit(jax.vmap(epoch, (0, None, None)), donate_argnums=0)
     inputs = (experiment.tables, experiment.coefficients)
     compiled, seconds = timed(lambda: lifted.lower(states, *inputs).compile())
@@ -167,11 +165,12 @@ def time_evaluation(experiment: Any, states: Any, repeats: int) -> tuple:
 
     from darlr_jax.evaluation.rollout import MODES, evaluate
 
-    config = experiment.program.config
-    networks = experiment.program.recommender
-    bound = functools.partial(evaluate, networks=networks, config=config)
+    learner = experiment.learner
+    config = learner.config
+    bound = functools.partial(evaluate, policy=learner.policy, config=config)
     lifted = jax.jit(jax.vmap(bound, (0, 0, None)))
-    inputs = (states.recommender.params, states.evaluation_key, experiment.evaluation)
+    params = jax.vmap(learner.policy_params, (0, None))(states, experiment.tables)
+    inputs = (params, states.evaluation_key, experiment.evaluation)
     compiled, seconds = timed(lambda: lifted.lower(*inputs).compile())
     times = [timed(functools.partial(compiled, *inputs))[1] for _ in range(repeats + 1)]
     users = experiment.evaluation.true_reward.shape[0]

@@ -1,7 +1,8 @@
-"""One experiment, assembled: tables, program, and the compiled epoch over all seeds.
+"""One experiment, assembled: learner, tables, and the compiled epoch over all seeds.
 
-The jit border of policy training: `run_epoch` trains and evaluates every seed for one
-epoch without touching the host.
+The jit border: `run_epoch` trains and evaluates every seed for one epoch without
+touching the host. Which algorithm learns is `config.learner`; all of them come as a
+`types.Learner`, and here is the only place that knows their names.
 """
 
 from __future__ import annotations
@@ -13,50 +14,81 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from darlr_jax.baselines import bandits, fixed
 from darlr_jax.config import ExperimentConfig, validate
 from darlr_jax.data.dataset import Dataset
 from darlr_jax.evaluation.rollout import evaluate, evaluation_tables
-from darlr_jax.simulation.tables import build_tables
-from darlr_jax.training.epoch import train_epoch
-from darlr_jax.training.program import (
-    Program,
-    build_program,
-    coefficients_of,
-    init_state,
-)
+from darlr_jax.offline import agent as offline
+from darlr_jax.simulation.tables import environment_params
+from darlr_jax.training import learner as actor_critic
+from darlr_jax.training.program import coefficients_of
 from darlr_jax.types import (
     Array,
     Coefficients,
     EvaluationTables,
-    SimulationTables,
-    TrainState,
+    Learner,
     WorldModelTables,
 )
 
 RunEpoch = Callable[
-    [TrainState, SimulationTables, EvaluationTables, Coefficients],
-    tuple[TrainState, dict[str, Array]],
+    [Any, Any, EvaluationTables, Coefficients], tuple[Any, dict[str, Array]]
 ]
+
+
+class Algorithm(NamedTuple):
+    """A value of `config.learner`."""
+
+    # (dataset, world model or None, config) -> (learner, the arrays that it reads)
+    build: Callable[..., tuple[Learner, Any]]
+    needs_world_model: bool  # reads tables of a fitted one
+
+
+_ALGORITHMS = {
+    "a2c": Algorithm(actor_critic.build, needs_world_model=True),
+    "sqn": Algorithm(offline.build, needs_world_model=True),
+    "bcq": Algorithm(offline.build, needs_world_model=True),
+    "cql": Algorithm(offline.build, needs_world_model=True),
+    "crr": Algorithm(offline.build, needs_world_model=True),
+    "ucb": Algorithm(bandits.build_ucb, needs_world_model=False),
+    "epsilon_greedy": Algorithm(bandits.build_epsilon_greedy, needs_world_model=False),
+    "random": Algorithm(fixed.build_random, needs_world_model=False),
+    "popularity": Algorithm(fixed.build_popularity, needs_world_model=False),
+    "oracle": Algorithm(fixed.build_oracle, needs_world_model=False),
+}
 
 
 class Experiment(NamedTuple):
     """What one run needs; the arrays lie on the device."""
 
-    program: Program
-    tables: SimulationTables
+    learner: Learner
+    tables: Any  # that the learner reads; of A2C: SimulationTables
     evaluation: EvaluationTables
     coefficients: Coefficients
 
+    @property
+    def program(self) -> Any:
+        """What the learner's functions are bound to; of A2C: Program."""
+        return self.learner.program
+
+
+def needs_world_model(config: ExperimentConfig) -> bool:
+    """Whether the method reads tables of a fitted world model."""
+    return _ALGORITHMS[config.learner].needs_world_model
+
 
 def build_experiment(
-    dataset: Dataset, world_model: WorldModelTables, config: ExperimentConfig
+    dataset: Dataset, world_model: WorldModelTables | None, config: ExperimentConfig
 ) -> Experiment:
-    """Assembles a method on a data set. Raises ConfigError on contradictions."""
+    """Assembles a method on a data set; `world_model` may be None if none is needed.
+
+    Raises:
+      ConfigError: contradictions, or a field that does not fit the data.
+    """
     validate(config)
-    tables = build_tables(dataset, world_model, config)
-    program = build_program(config, tables)
-    tables, truth = _to_device(tables, evaluation_tables(dataset, tables.env))
-    return Experiment(program, tables, truth, coefficients_of(config))
+    learner, tables = _ALGORITHMS[config.learner].build(dataset, world_model, config)
+    truth = evaluation_tables(dataset, environment_params(dataset, config))
+    tables, truth = _to_device(tables, truth)
+    return Experiment(learner, tables, truth, coefficients_of(config))
 
 
 def _to_device(*trees: Any) -> tuple:
@@ -71,23 +103,23 @@ def _to_device(*trees: Any) -> tuple:
     return jax.tree.map(put, trees)
 
 
-def init_seeds(experiment: Experiment, seeds: Sequence[int]) -> TrainState:
-    """Fresh runs with a leading axis S."""
+def init_seeds(experiment: Experiment, seeds: Sequence[int]) -> Any:
+    """Fresh states with a leading axis S."""
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-    init = functools.partial(init_state, program=experiment.program)
+    init = experiment.learner.init
     return jax.jit(jax.vmap(init, (0, None)))(keys, experiment.tables)
 
 
-def make_run_epoch(program: Program) -> RunEpoch:
+def make_run_epoch(learner: Learner) -> RunEpoch:
     """The compiled epoch `(states [S], tables, evaluation tables, coefficients)`.
 
     Returns the new states and metrics `[S]`. The states are donated.
     """
-    epoch = functools.partial(_run_epoch, program=program)
+    epoch = functools.partial(_run_epoch, learner=learner)
     return jax.jit(jax.vmap(epoch, (0, None, None, None)), donate_argnums=0)
 
 
-def run_epoch(experiment: Experiment, compiled: RunEpoch, states: TrainState) -> tuple:
+def run_epoch(experiment: Experiment, compiled: RunEpoch, states: Any) -> tuple:
     """Calls a compiled epoch with the experiment's arrays."""
     return compiled(
         states, experiment.tables, experiment.evaluation, experiment.coefficients
@@ -95,22 +127,24 @@ def run_epoch(experiment: Experiment, compiled: RunEpoch, states: TrainState) ->
 
 
 def _run_epoch(
-    state: TrainState,
-    tables: SimulationTables,
+    state: Any,
+    tables: Any,
     truth: EvaluationTables,
     coefficients: Coefficients,
     *,
-    program: Program,
-) -> tuple[TrainState, dict[str, Array]]:
+    learner: Learner,
+) -> tuple[Any, dict[str, Array]]:
     """Trains one seed for an epoch, then evaluates it."""
-    state, metrics = train_epoch(state, tables, coefficients, program=program)
+    state, metrics = learner.train_epoch(state, tables, coefficients)
     key = jax.random.fold_in(state.evaluation_key, state.epoch)
-    scores = evaluate(
-        state.recommender.params,
+    scores, params = evaluate(
+        learner.policy_params(state, tables),
         key,
         truth,
-        networks=program.recommender,
-        config=program.config,
+        policy=learner.policy,
+        config=learner.config,
     )
+    if learner.after_evaluation is not None:
+        state = learner.after_evaluation(state, params)
     counters = {"epoch": state.epoch, "env_steps": state.env_steps}
     return state, counters | scores | metrics

@@ -12,13 +12,19 @@ from darlr_jax.config import ConfigError, nearest_name
 
 
 class Method(NamedTuple):
-    """One row; the fields are those of `config.RewardConfig`."""
+    """One row; the first four fields are those of `config.RewardConfig`."""
 
     estimate: str  # whose reward is believed
     uncertainty: str  # what is subtracted
     entropy: bool  # whether the entropy bonus is added
     references: str  # who answers for the user
     summary: str  # one line for --help and the tables
+    learner: str = "a2c"  # which algorithm learns: `config.ExperimentConfig.learner`
+
+
+def _without_reward(learner: str, summary: str) -> Method:
+    """A learner that is not trained on estimated rewards."""
+    return Method("none", "none", False, "none", summary, learner)
 
 
 METHODS: dict[str, Method] = {
@@ -28,6 +34,14 @@ METHODS: dict[str, Method] = {
     ),
     "mbpo": Method(
         "world_model", "none", False, "none", "A2C on the world model's prediction"
+    ),
+    "ips": Method(
+        "world_model", "none", False, "none",
+        "MBPO on one world model whose rows count less for frequent items",
+    ),
+    "cirs": Method(
+        "world_model", "none", False, "none",
+        "MBPO whose items pay less, the more like them the user has seen",
     ),
     "mopo": Method(
         "world_model", "ensemble_variance", False, "none",
@@ -60,6 +74,24 @@ METHODS: dict[str, Method] = {
     ),
     "user_centred": Method(
         "user_centred", "none", False, "none", "the prediction without the user's level"
+    ),
+    # Offline learners: from the log alone, without a simulated user.
+    "sqn": _without_reward("sqn", "imitation of the log, its encoder shaped by Q"),
+    "bcq": _without_reward("bcq", "Q-learning among the actions the log supports"),
+    "cql": _without_reward("cql", "Q-learning held down off the log, with quantiles"),
+    "crr": _without_reward("crr", "imitation of the log, weighted by the advantage"),
+    # Bandits on one world model that is trained between evaluations.
+    "ucb": _without_reward(
+        "ucb", "the world model's best item with an upper confidence bound"
+    ),
+    "epsilon_greedy": _without_reward(
+        "epsilon_greedy", "the world model's best item, 3 times in 10 a random one"
+    ),
+    # Floor and ceiling; nothing is learned.
+    "random": _without_reward("random", "a random item"),
+    "popularity": _without_reward("popularity", "the item that is logged most"),
+    "oracle": _without_reward(
+        "oracle", "the item that truly pays the user most, whether she stays or not"
     ),
 }  # fmt: skip
 

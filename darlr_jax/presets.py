@@ -86,8 +86,32 @@ _DATASETS: dict[str, dict[str, Any]] = {
     },
 }
 
+_BANDIT = {  # protocol 8: one DeepFM without a variance, 200 drawn users a mode
+    "world_model.loss": "squared",  # logs
+    "world_model.members": 1,  # logs
+    "evaluation.episodes": 200,  # logs
+}
+
 # What all runs of a method share.
+_OFFLINE = {"training.steps_per_epoch": 1000 * 1024}  # logs: 1,000 updates an epoch
 _METHODS: dict[str, dict[str, Any]] = {
+    "sqn": _OFFLINE | {"recommender.hidden": ()},  # logs
+    "bcq": _OFFLINE,
+    "cql": _OFFLINE,
+    "crr": _OFFLINE | {"offline.n_step": 1},  # logs
+    "ucb": _BANDIT | {"bandit.confidence": 2.0},  # logs
+    "epsilon_greedy": _BANDIT | {"bandit.epsilon": 0.3},  # logs
+    "ips": {
+        "world_model.loss": "propensity",  # logs
+        "world_model.members": 1,  # logs
+        "world_model.epochs": 200,  # logs
+        "world_model.seed": 0,  # logs
+        "reward.entropy_orders": (),  # logs
+    },
+    "cirs": {  # EasyRL4Rec's A2C version; CIRS itself is PPO with its own tracker
+        "reward.exposure_weight": 1.0,
+        "reward.exposure_tau": 100.0,
+    },
     "gt": {"tracker.kind": "transformer", "tracker.fresh_items": True},  # logs
     "roler": {
         "tracker.kind": "transformer",  # logs; the average on KuaiRand
@@ -115,6 +139,10 @@ _EXCEPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("kuairand", "gt"): {"tracker.kind": "average"},  # logs
     ("kuairand", "roler"): {"tracker.kind": "average"},  # logs
+    ("yahoo", "cql"): {  # logs
+        "offline.quantiles": 10,
+        "offline.conservative_weight": 1.0,
+    },
     ("yahoo", "gt"): {"tracker.kind": "average"},  # logs
     ("yahoo", "roler"): {"tracker.window": 5},  # logs
     ("yahoo", "darlr"): {"tracker.window": 5},  # ours: as ROLeR
@@ -169,6 +197,7 @@ def preset(dataset: str, method: str) -> ExperimentConfig:
     lambda_u, lambda_e = _COEFFICIENTS.get((dataset, _family(method)), (0.0, 0.0))
     changes = {
         "method": method,
+        "learner": row.learner,
         "dataset.name": dataset,
         "reward.estimate": row.estimate,
         "reward.uncertainty": row.uncertainty,

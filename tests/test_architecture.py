@@ -32,8 +32,10 @@ ALLOWED = {
     "simulation": RECORDS,
     "agents": RECORDS,
     "training": MECHANISMS,
-    "evaluation": MECHANISMS,
-    "experiment": {"training", "evaluation"} | MECHANISMS,
+    "offline": MECHANISMS,
+    "baselines": MECHANISMS,
+    "evaluation": {"simulation"} | RECORDS,
+    "experiment": {"training", "offline", "baselines", "evaluation"} | MECHANISMS,
     "runs": {"methods", "presets"} | GROUND,
 }
 # Imports that the table forbids and that stand all the same: (importer, imported) ->

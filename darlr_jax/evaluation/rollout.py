@@ -1,9 +1,13 @@
 """Evaluation episodes in the modes FB, NX_0 and NX_10 (protocol 6).
 
-The recommender acts alone; actions are sampled, as published. Two estimators stand
+Whoever is evaluated acts through one function, `types.Policy.act`. Two estimators stand
 side by side: the published one (some users, drawn anew each epoch) and all users with
 common random numbers, whose differences between epochs and methods are not blurred by
 the draw of users.
+
+A policy that learns from what it recommends (`Policy.update`) meets the drawn users one
+after another, as published, and keeps what it learned of them. Of all users each meets
+the policy as the drawn ones left it, which then forgets her.
 """
 
 from __future__ import annotations
@@ -17,8 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from darlr_jax.agents import recommender
-from darlr_jax.agents.recommender import RecommenderNetworks, RecommenderParams
 from darlr_jax.config import EnvironmentConfig, ExperimentConfig
 from darlr_jax.data import statistics
 from darlr_jax.data.dataset import Dataset
@@ -31,6 +33,8 @@ from darlr_jax.types import (
     EvaluationTables,
     ItemFacts,
     Key,
+    Params,
+    Policy,
     RewardScale,
     Trajectories,
 )
@@ -71,29 +75,33 @@ def evaluation_tables(dataset: Dataset, env: EnvParams) -> EvaluationTables:
 
 
 def evaluate(
-    params: RecommenderParams,
+    params: Params,
     key: Key,
     tables: EvaluationTables,
     *,
-    networks: RecommenderNetworks,
+    policy: Policy,
     config: ExperimentConfig,
-) -> dict[str, Array]:
+) -> tuple[dict[str, Array], Params]:
     """Every metric of every mode, `{mode}_{metric}` and `{mode}_all_users_R_tra`.
 
-    The key is consumed; the same key draws the same users, whatever the method.
+    The key is consumed; the same key draws the same users, whatever the method. Beside
+    the metrics the parameters are returned, changed where the policy updates them.
     """
     metrics: dict[str, Array] = {}
     num_users = tables.true_reward.shape[0]
     for mode in MODES:
         key, user_key, episode_key = jax.random.split(key, 3)
         run = functools.partial(
-            episode, params, tables=tables, mode=mode, networks=networks, config=config
+            episode, tables=tables, mode=mode, policy=policy, config=config
         )
         users = jax.random.randint(
             user_key, (config.evaluation.episodes,), 0, num_users
         )
         keys = jax.random.split(episode_key, config.evaluation.episodes)
-        drawn = _episodes(run, users, keys)
+        if policy.update is None:
+            drawn = _side_by_side(run, params, users, keys)
+        else:
+            drawn, params = _one_after_another(run, params, users, keys)
         values = episode_metrics(
             drawn, tables.activity[users], tables.items, tables.env
         )
@@ -101,63 +109,92 @@ def evaluate(
         if config.evaluation.all_users:
             users = jnp.arange(num_users)
             fold = functools.partial(jax.random.fold_in, jax.random.key(_COMMON_SEED))
-            everybody = _episodes(run, users, jax.vmap(fold)(users))
+            everybody = _side_by_side(run, params, users, jax.vmap(fold)(users))
             mean = jnp.sum(everybody.rewards) / num_users
             metrics[f"{mode.name}_all_users_R_tra"] = mean
-    return metrics
+    return metrics, params
 
 
-def _episodes(run: functools.partial, users: Array, keys: Key) -> Trajectories:
-    """Lifts an episode over users, a block of them at a time; time stays in front."""
-    lifted = jax.vmap(run)
+def _side_by_side(
+    run: functools.partial, params: Params, users: Array, keys: Key
+) -> Trajectories:
+    """Episodes that know nothing of each other, a block at a time; time in front."""
+
+    def alone(user: Array, key: Key) -> Trajectories:
+        return run(params, user, key)[0]
+
     if users.shape[0] > _USERS_AT_ONCE:
         trajectories = lax.map(
-            lambda pair: run(*pair), (users, keys), batch_size=_USERS_AT_ONCE
+            lambda pair: alone(*pair), (users, keys), batch_size=_USERS_AT_ONCE
         )
     else:
-        trajectories = lifted(users, keys)
+        trajectories = jax.vmap(alone)(users, keys)
+    return _time_in_front(trajectories)
+
+
+def _one_after_another(
+    run: functools.partial, params: Params, users: Array, keys: Key
+) -> tuple[Trajectories, Params]:
+    """Episodes of which each begins with the parameters that the last one left."""
+
+    def following(params: Params, start: tuple[Array, Key]) -> tuple:
+        trajectory, params = run(params, *start)
+        return params, trajectory
+
+    params, trajectories = lax.scan(following, params, (users, keys))
+    return _time_in_front(trajectories), params
+
+
+def _time_in_front(trajectories: Trajectories) -> Trajectories:
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), trajectories)
 
 
 def episode(
-    params: RecommenderParams,
+    params: Params,
     user: Array,
     key: Key,
     *,
     tables: EvaluationTables,
     mode: Mode,
-    networks: RecommenderNetworks,
+    policy: Policy,
     config: ExperimentConfig,
-) -> Trajectories:
-    """One episode of one user `[T]`. _Unbatched_; the key is consumed."""
+) -> tuple[Trajectories, Params]:
+    """One episode of one user `[T]`, and the parameters after it.
+
+    _Unbatched_; the key is consumed.
+    """
     rules = mode_rules(mode, config.environment)
     history = max(config.tracker.window, rules.exit_window)
     num_items = tables.true_reward.shape[1]
+    update = policy.update or _unchanged
 
     def turn(
-        carry: tuple[EnvState, Key], _: None
-    ) -> tuple[tuple[EnvState, Key], Trajectories]:
-        state, key = carry
+        carry: tuple[EnvState, Key, Params], _: None
+    ) -> tuple[tuple[EnvState, Key, Params], Trajectories]:
+        state, key, params = carry
         key, act_key = jax.random.split(key)
-        action = recommender.act(
+        item = policy.act(
             params,
             act_key,
+            user,
             environment.observe(state, config.tracker.window),
             state.used if mode.masks_used else None,
             tables.scale,
-            networks=networks,
-            explore=False,
         )
         alive = state.discount
-        reward = tables.true_reward[user, action.item]
-        following = environment.step(
-            state, action.item, reward, tables.env, config=rules
-        )
-        return (following, key), Trajectories(action.item, reward * alive, alive)
+        reward = tables.true_reward[user, item]
+        following = environment.step(state, item, reward, tables.env, config=rules)
+        params = update(params, item, alive)
+        return (following, key, params), Trajectories(item, reward * alive, alive)
 
     start = environment.reset(user, num_items, history)
-    _, trajectory = lax.scan(turn, (start, key), None, rules.max_turn)
-    return trajectory
+    carry, trajectory = lax.scan(turn, (start, key, params), None, rules.max_turn)
+    return trajectory, carry[2]
+
+
+def _unchanged(params: Params, item: Array, weight: Array) -> Params:
+    del item, weight
+    return params
 
 
 def mode_rules(mode: Mode, config: EnvironmentConfig) -> EnvironmentConfig:

@@ -23,6 +23,24 @@ def dynamic_uncertainty(
     return jnp.abs(value - previous) / jnp.maximum(denominator, floor)
 
 
+def exposure_effect(
+    item: Array, items: Array, turn: Array, distance: Array, tau: float
+) -> Array:
+    """e_t(i) = sum_{j < t} exp(-(t - j) d(i, a_j) / tau) (CIRS, exposure effect).
+
+    Args:
+      item: `[]` the recommended item i.
+      items: `[H]` those before it, newest first, H at least the turns of an episode.
+      turn: `[]` t, how many of them there are.
+      distance: `[I, I]` d; an item repeated at distance 0 counts 1 however long ago.
+      tau: time after which an item at distance 1 counts 1/e.
+    """
+    age = jnp.arange(1, items.shape[0] + 1)
+    past = age <= turn
+    distances = distance[item, jnp.where(past, items, 0)]
+    return jnp.sum(jnp.where(past, jnp.exp(-age * distances / tau), 0.0))
+
+
 def entropy_bonus(
     item: Array, previous_item: Array, tables: EntropyTables, orders: tuple[int, ...]
 ) -> Array:

@@ -21,6 +21,7 @@ class TrainingPairs(NamedTuple):
     labels: np.ndarray  # [N] float32
     negative_users: np.ndarray  # [K * N] int32
     negative_items: np.ndarray  # [K * N] int32
+    importance: np.ndarray  # [N] float32, one over the number of rows of the item
 
 
 def draw_training_pairs(
@@ -43,7 +44,10 @@ def draw_training_pairs(
         items[pending] = rng.integers(dataset.num_logged_items, size=len(pending))
         cells = _cells(users[pending], items[pending], dataset.num_logged_items)
         pending = pending[logged_value(cells) >= log.labels[pending % len(log)]]
-    return TrainingPairs(log.users, log.items, log.labels, users, items)
+    importance = 1.0 / np.bincount(log.items)[log.items]
+    return TrainingPairs(
+        log.users, log.items, log.labels, users, items, importance.astype(np.float32)
+    )
 
 
 def _cells(users: np.ndarray, items: np.ndarray, num_items: int) -> np.ndarray:

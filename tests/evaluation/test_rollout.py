@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from darlr_jax.evaluation import rollout
 from darlr_jax.evaluation.rollout import MODES, episode, evaluate, evaluation_tables
 from darlr_jax.simulation.tables import environment_params
-from darlr_jax.types import EpisodeMetrics
+from darlr_jax.types import EpisodeMetrics, Policy
 from tests import reference_simulation as reference
 from tests.simulation.worlds import assemble, first_state, tiny, tiny_dataset
 
@@ -27,13 +28,13 @@ RULES = {
 
 @functools.cache
 def compiled_episodes(config, mode):
-    program = assemble(config).program
-    run = functools.partial(
-        episode, mode=mode, networks=program.recommender, config=config
-    )
+    policy = assemble(config).learner.policy
+    run = functools.partial(episode, mode=mode, policy=policy, config=config)
 
     def episodes(params, users, keys, tables):
-        run_one = functools.partial(run, params, tables=tables)
+        def run_one(user, key):
+            return run(params, user, key, tables=tables)[0]
+
         return jax.vmap(run_one, out_axes=1)(users, keys)
 
     return jax.jit(episodes)
@@ -124,15 +125,16 @@ def _is_actor_bias(path):
 
 @functools.cache
 def compiled_evaluate(config):
-    networks = assemble(config).program.recommender
-    return jax.jit(functools.partial(evaluate, networks=networks, config=config))
+    policy = assemble(config).learner.policy
+    return jax.jit(functools.partial(evaluate, policy=policy, config=config))
 
 
 def evaluation(config, params_seed=0, key=0, **tables):
     """All metrics as numbers, of an untrained policy."""
     truth = assemble(config).evaluation._replace(**tables)
     params = first_state(config, params_seed).recommender.params
-    found = compiled_evaluate(config)(params, jax.random.key(key), truth)
+    found, after = compiled_evaluate(config)(params, jax.random.key(key), truth)
+    chex.assert_trees_all_equal(after, params)  # A2C learns nothing from evaluation
     return {name: float(value) for name, value in found.items()}
 
 
@@ -185,12 +187,68 @@ def test_users_evaluated_in_blocks_are_evaluated_alike(monkeypatch):
     config = tiny(**RULES)
     whole = evaluation(config)
     monkeypatch.setattr(rollout, "_USERS_AT_ONCE", 5)  # 12 users: 5 + 5 + 2
-    networks = assemble(config).program.recommender
-    blocks = jax.jit(functools.partial(evaluate, networks=networks, config=config))
+    policy = assemble(config).learner.policy
+    blocks = jax.jit(functools.partial(evaluate, policy=policy, config=config))
     params = first_state(config).recommender.params
-    found = blocks(params, jax.random.key(0), assemble(config).evaluation)
+    found, _ = blocks(params, jax.random.key(0), assemble(config).evaluation)
     for name, value in whole.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-6)
+
+
+# --- a policy that learns from what it recommends --------------------------------------
+
+
+def scripted(update):
+    """Recommends item n modulo I after n recommendations; `update` counts them."""
+
+    def act(params, key, user, observation, used, scale):
+        return params["shown"] % 10
+
+    return Policy(act, update)
+
+
+def count_shown(params, item, weight):
+    return params | {"shown": params["shown"] + weight.astype(jnp.int32)}
+
+
+def run_scripted(update, **changes):
+    config = tiny(**changes)  # five turns, ten items
+    evaluate_scripted = functools.partial(
+        evaluate, policy=scripted(update), config=config
+    )
+    params = {"shown": jnp.zeros((), jnp.int32), "untouched": jnp.arange(3.0)}
+    truth = assemble(config).evaluation._replace(
+        true_reward=jnp.broadcast_to(jnp.arange(10.0), (12, 10))
+    )
+    found, after = jax.jit(evaluate_scripted)(params, jax.random.key(0), truth)
+    return {name: float(value) for name, value in found.items()}, after
+
+
+def test_drawn_users_are_met_one_after_another_and_all_users_are_forgotten():
+    found, after = run_scripted(count_shown, evaluation__episodes=4)
+    assert int(after["shown"]) == 4 * (5 + 5 + 10)  # the drawn episodes of three modes
+    np.testing.assert_array_equal(after["untouched"], [0, 1, 2])
+    # 0..4 then 5..9, twice; with every mode as many begin at 0 as at 5
+    assert found["FB_R_tra"] == found["NX_0_R_tra"] == (10 + 35) / 2
+    assert found["NX_10_R_tra"] == 45
+    # every one of all users starts where the drawn ones ended: at 20, 40, 80
+    assert found["FB_all_users_R_tra"] == found["NX_0_all_users_R_tra"] == 10
+
+
+def test_recommendations_to_users_who_have_left_do_not_count():
+    changes = {"environment__exit_rule": "tags", "environment__exit_threshold": 0.0}
+    found, after = run_scripted(
+        count_shown, evaluation__episodes=7, environment__exit_window=1, **changes
+    )
+    assert found["FB_len_tra"] < 5
+    made = 7 * (found["FB_len_tra"] + found["NX_0_len_tra"] + found["NX_10_len_tra"])
+    assert int(after["shown"]) == round(made)
+
+
+def test_without_an_update_everybody_meets_the_same_policy():
+    found, after = run_scripted(None, evaluation__episodes=4)
+    assert int(after["shown"]) == 0
+    assert found["FB_CV"] == 0.1  # item 0 alone
 
 
 # --- the anchors of Coat --------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_every_kind_of_method_makes_a_program(dataset, method):
     """Traced, not compiled: shapes and types fit from the tables to the metrics."""
     experiment = built(dataset, method)
     states = jax.eval_shape(lambda: init_seeds(experiment, [0, 1]))
-    epoch = make_run_epoch(experiment.program)
+    epoch = make_run_epoch(experiment.learner)
     after, metrics = jax.eval_shape(epoch, states, *experiment[1:])
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), states

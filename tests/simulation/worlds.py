@@ -151,4 +151,4 @@ def roll_out(
 @functools.cache
 def compiled_epoch(config: ExperimentConfig) -> RunEpoch:
     """The compiled epoch of `assemble(config)`, shared by all tests of a process."""
-    return make_run_epoch(assemble(config).program)
+    return make_run_epoch(assemble(config).learner)

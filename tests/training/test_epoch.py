@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from darlr_jax import experiment as experiment_lib
 from darlr_jax.config import replace
 from darlr_jax.experiment import init_seeds, make_run_epoch, run_epoch
 from darlr_jax.training import epoch as epoch_lib
@@ -244,11 +243,10 @@ def test_metrics_are_means_over_real_transitions(one_epoch):
 # --- what is compiled -----------------------------------------------------------------
 
 
-def test_three_epochs_are_traced_once(monkeypatch):
-    once = chex.assert_max_traces(lambda *a, **k: train_epoch(*a, **k), n=1)
-    monkeypatch.setattr(experiment_lib, "train_epoch", once)
+def test_three_epochs_are_traced_once():
     experiment = assemble(DARLR)
-    epoch = make_run_epoch(experiment.program)
+    once = chex.assert_max_traces(experiment.learner.train_epoch, n=1)
+    epoch = make_run_epoch(experiment.learner._replace(train_epoch=once))
     states = init_seeds(experiment, SEEDS)
     for _ in range(3):
         states, _ = run_epoch(experiment, epoch, states)

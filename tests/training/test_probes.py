@@ -58,7 +58,7 @@ def world(config: ExperimentConfig, pays: np.ndarray, **tables) -> Experiment:
 
 def train(experiment: Experiment, epochs: int):
     """The state of one seed, and the metrics of each epoch."""
-    epoch = make_run_epoch(experiment.program)
+    epoch = make_run_epoch(experiment.learner)
     states, history = init_seeds(experiment, [0]), []
     for _ in range(epochs):
         states, metrics = run_epoch(experiment, epoch, states)

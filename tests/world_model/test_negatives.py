@@ -69,3 +69,12 @@ def test_a_search_answers_as_the_table_does(dataset, monkeypatch):
 
     for one, two in zip(by_table, by_search, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_importance_is_one_over_the_rows_of_the_item(with_log):
+    dataset = with_log([(0, 3, 5), (1, 3, 2), (2, 3, 1), (2, 3, 4), (0, 1, 5)])
+
+    pairs = draw_training_pairs(dataset, 2, seed=0)
+
+    np.testing.assert_array_equal(pairs.importance, [0.25, 0.25, 0.25, 0.25, 1])
+    assert pairs.importance.dtype == np.float32

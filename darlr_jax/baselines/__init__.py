@@ -1,0 +1,1 @@
+"""Floors, ceilings and bandits: policies that no simulated user trains."""

@@ -1,0 +1,39 @@
+"""item_values.py: heads of the offline learners."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from darlr_jax.networks.item_values import make_item_quantiles, make_item_values
+
+WIDTH, ITEMS, N = 4, 6, 5
+
+
+@pytest.mark.parametrize("hidden", [(), (8,)])
+def test_values_are_the_means_of_the_quantiles(hidden):
+    network = make_item_quantiles(hidden, ITEMS, N, WIDTH)
+    params = network.init(jax.random.key(0))
+    states = jax.random.normal(jax.random.key(1), (3, WIDTH))
+    values = network.values(params, states)
+    assert values.shape == (3, ITEMS)
+    for item in range(ITEMS):
+        quantiles = network.quantiles(params, states, jnp.full(3, item))
+        assert quantiles.shape == (3, N)
+        np.testing.assert_allclose(quantiles.mean(axis=1), values[:, item], atol=1e-6)
+    np.testing.assert_allclose(
+        network.values(params, states[0]), values[0], atol=1e-6
+    )  # one state, as in acting
+
+
+def test_without_hidden_layers_values_are_linear():
+    network = make_item_values((), ITEMS, WIDTH)
+    params = network.init(jax.random.key(0))
+    zero = network.apply(params, jnp.zeros(WIDTH))
+    one, other = jax.random.normal(jax.random.key(1), (2, WIDTH))
+    together = network.apply(params, one + other) - zero
+    apart = network.apply(params, one) + network.apply(params, other) - 2 * zero
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+    assert network.apply(params, jnp.ones((2, 3, WIDTH))).shape == (2, 3, ITEMS)
