@@ -5,6 +5,8 @@ DATASET ?= synthetic
 METHOD  ?= darlr
 SEEDS   ?= 0,1,2
 WORKDIR ?= runs/$(DATASET)_$(METHOD)
+# Of `make soak`: what part of it.
+SHARE ?= 1
 # Empty means: as the preset says (EPOCHS), not needed (DATA_DIR), nothing (ARGS).
 EPOCHS   ?=
 DATA_DIR ?=
@@ -17,7 +19,7 @@ TEST := JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" $(BIN)/python -m pytest
 DATA_FLAGS = --dataset="$(DATASET)" $(if $(DATA_DIR),--data_dir="$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint types unit slow gpu format bench clean
+.PHONY: help train test lint types audit unit slow soak gpu format bench clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -28,7 +30,7 @@ train: $(VENV)/installed-plots ## train METHOD on DATASET (DATA_DIR, SEEDS, EPOC
 	  --seeds="$(SEEDS)" --workdir="$(WORKDIR)" \
 	  $(if $(EPOCHS),--epochs="$(EPOCHS)") $(ARGS)
 
-test: lint types unit ## lint, types and tests: what has to pass
+test: lint types audit unit ## lint, types, audit and tests: what has to pass
 
 lint: $(VENV)/installed-dev ## style of the source
 	$(BIN)/ruff check .
@@ -37,11 +39,17 @@ lint: $(VENV)/installed-dev ## style of the source
 types: $(VENV)/installed-dev ## types of the source
 	$(BIN)/mypy
 
+audit: $(VENV)/installed-dev ## versions, installed files and source, without a network
+	$(BIN)/python -m launch.audit
+
 unit: $(VENV)/installed-dev ## the tests that need neither minutes nor an accelerator
 	JAX_PLATFORMS=cpu $(TEST) -n 2 -m "not slow and not gpu" $(ARGS)
 
 slow: $(VENV)/installed-dev ## the tests that take long
 	JAX_PLATFORMS=cpu $(TEST) -m "slow and not gpu" $(ARGS)
+
+soak: $(VENV)/installed-dev ## kills, damage, full disks, long runs: SHARE of some hours
+	JAX_PLATFORMS=cpu DARLR_SOAK="$(SHARE)" $(TEST) -s -m "not gpu" $(ARGS) tests/soak
 
 gpu: $(VENV)/installed-dev ## the tests that need an accelerator
 	$(TEST) -m gpu $(ARGS)
@@ -63,12 +71,17 @@ $(BIN)/python:
 	    "as: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# One stamp for each extra, so that the second call installs nothing.
+# One stamp for each extra, so that the second call installs nothing. Every file that is
+# installed has the SHA-256 of the pins; the package itself, which has none, comes last.
 $(VENV)/installed-%: setup.py $(wildcard constraints/*.txt) | $(BIN)/python
-	@pins=constraints/$$($(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt; \
-	if [ -f "$$pins" ]; then pins="--constraint=$$pins"; else \
+	@pip="$(BIN)/python -m pip --quiet --disable-pip-version-check install"; \
+	pins=constraints/$$($(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])'); \
+	case $* in dev) pins=$$pins-dev.txt;; *) pins=$$pins.txt;; esac; \
+	if [ -f "$$pins" ]; then set -ex; \
+	  $$pip --only-binary=:all: --require-hashes --requirement="$$pins"; \
+	  $$pip --no-deps --no-build-isolation --editable .; \
+	else \
 	  echo "$$pins does not exist: installing the newest versions, untested here"; \
-	  pins=""; fi; \
-	set -x; $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --editable '.[$*]' $$pins
+	  set -x; $$pip --editable '.[$*]'; \
+	fi
 	@touch $@

@@ -1,4 +1,4 @@
-"""Packaging of darlr_jax: `pip install -e .[dev]`, pinned by `constraints/`."""
+"""Packaging of darlr_jax: `pip install -e .[dev]`; `make` takes `constraints/`."""
 
 import pathlib
 import re

@@ -13,6 +13,7 @@ import ast
 import dataclasses
 import difflib
 import typing
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ def between(low: float, high: float, *, default: Any) -> Any:
 
 
 _LARGE = 1e9
+_LONGEST_SHOWN = 80  # characters of a value in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +99,15 @@ class CompletionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ThinningConfig:
+    """How much of the training log is used; less, to see what sparse feedback does."""
+
+    share: float = between(1e-6, 1.0, default=1.0)
+    unit: str = one_of("rows", "users", default="rows")  # what a share is kept of
+    seed: int = between(0, _LARGE, default=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class DatasetConfig:
     """Which feedback is loaded, and how it is prepared."""
 
@@ -108,6 +119,7 @@ class DatasetConfig:
     kuairand: KuaiRandConfig = KuaiRandConfig()
     csv: CsvConfig = CsvConfig()
     completion: CompletionConfig = CompletionConfig()
+    thinning: ThinningConfig = ThinningConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +129,9 @@ class WorldModelConfig:
     embedding_dim: int = between(1, 4096, default=8)
     hidden: tuple[int, ...] = between(1, 65536, default=(128, 128))
     output: str = one_of("identity", "sigmoid", default="identity")
+    loss: str = one_of(  # propensity: rows of frequent items count less (IPS)
+        "gaussian", "squared", "propensity", default="gaussian"
+    )
     members: int = between(1, 1000, default=5)
     identical_init: bool = True  # the published members share their initial weights
     epochs: int = between(1, 100000, default=5)
@@ -201,7 +216,7 @@ class RewardConfig:
 
     estimate: str = one_of(
         "true", "world_model", "neighbours", "population_mean", "user_centred",
-        "references", default="references",
+        "references", "none", default="references",
     )  # fmt: skip
     uncertainty: str = one_of(
         "none", "ensemble_variance", "neighbour_variance", "neighbour_cosine",
@@ -227,6 +242,31 @@ class RewardConfig:
     )
     denominator_floor: float = between(1e-12, _LARGE, default=1e-3)  # of r_s + r_d
     overwrite: bool = False  # references read the latest estimates, not the base table
+    exposure_weight: float = between(0.0, _LARGE, default=0.0)  # gamma_e (CIRS)
+    exposure_tau: float = between(1e-9, _LARGE, default=100.0)  # its decay, in turns
+
+
+@dataclasses.dataclass(frozen=True)
+class OfflineConfig:
+    """SQN, BCQ, CQL and CRR: learning from the log alone (protocol 8).
+
+    They share `recommender.hidden`, `.learning_rate` and `.discount` with A2C, and
+    `training`: an epoch is `steps_per_epoch // batch_size` updates.
+    """
+
+    feedback: str = one_of(  # what returns are of: that which evaluation pays, or the
+        "reward", "label", default="reward"
+    )  # world model's label (published); KuaiRec: a ratio, or its z-score
+    order: str = one_of("random", "logged", default="random")  # of rows without times
+    n_step: int = between(1, 1000, default=3)  # rows in a return
+    target_interval: int = between(1, _LARGE, default=320)  # updates between copies
+    train_tracker: bool = True  # published: frozen
+    imitation_threshold: float = between(1e-6, 1.0, default=0.6)  # BCQ: tau
+    logit_penalty: float = between(0.0, _LARGE, default=0.01)  # BCQ
+    quantiles: int = between(1, 10_000, default=20)  # CQL
+    conservative_weight: float = between(0.0, _LARGE, default=10.0)  # CQL, CRR
+    temperature: float = between(1e-6, _LARGE, default=1.0)  # CRR: beta
+    weight_cap: float = between(1e-6, _LARGE, default=20.0)  # CRR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,10 +289,22 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class BanditConfig:
+    """UCB and epsilon-greedy on one world model (protocol 8)."""
+
+    confidence: float = between(0.0, _LARGE, default=2.0)  # c of sqrt(c ln n / n_i)
+    epsilon: float = between(0.0, 1.0, default=0.3)  # probability of a random item
+
+
+@dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
     """One experiment: a method on a data set."""
 
     method: str = "darlr"
+    learner: str = one_of(  # which algorithm learns, from what: `experiment.py`
+        "a2c", "sqn", "bcq", "cql", "crr", "ucb", "epsilon_greedy",
+        "random", "popularity", "oracle", default="a2c",
+    )  # fmt: skip
     dataset: DatasetConfig = DatasetConfig()
     world_model: WorldModelConfig = WorldModelConfig()
     environment: EnvironmentConfig = EnvironmentConfig()
@@ -260,7 +312,9 @@ class ExperimentConfig:
     recommender: RecommenderConfig = RecommenderConfig()
     selector: SelectorConfig = SelectorConfig()
     reward: RewardConfig = RewardConfig()
+    offline: OfflineConfig = OfflineConfig()
     training: TrainingConfig = TrainingConfig()
+    bandit: BanditConfig = BanditConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
@@ -301,6 +355,8 @@ def replace(config: Any, changes: Mapping[str, Any]) -> Any:
       ConfigError: unknown field (with the nearest name), wrong type, out of range.
     """
     for path, value in changes.items():
+        if not path.isprintable():  # it could not be named in one line
+            raise ConfigError(f"{_shown(path)}: no such field")
         config = _replace_one(config, path.split("."), value, path)
     return config
 
@@ -308,17 +364,24 @@ def replace(config: Any, changes: Mapping[str, Any]) -> Any:
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     """Turns `["selector.k_sel=20", ...]` into `{"selector.k_sel": 20, ...}`.
 
-    Values are read as Python literals; what is none is taken as text. Nothing is
-    evaluated.
+    Values are read as Python literals; what is none is taken as text, and so is all
+    that a field of texts gets, without the quotes around it. Nothing is evaluated.
+
+    Raises:
+      ConfigError: a text is not of this form.
     """
+    defaults = flatten(ExperimentConfig())
     changes = {}
     for text in texts:
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
             raise ConfigError(
-                f"--set={text}: expected FIELD=VALUE, as selector.k_sel=20"
+                f"--set={_shown(text)}: expected FIELD=VALUE, as selector.k_sel=20"
             )
-        changes[path.strip()] = _literal(value.strip())
+        path, literal = path.strip(), _literal(value.strip())
+        # 007 and 1e3 are numbers of their own, but two ids or names of columns.
+        is_text = isinstance(defaults.get(path), str) and not isinstance(literal, str)
+        changes[path] = value.strip() if is_text else literal
     return changes
 
 
@@ -327,7 +390,9 @@ def _literal(text: str) -> Any:
     if text.lower() in aliases:
         return aliases[text.lower()]
     try:
-        return ast.literal_eval(text)
+        with warnings.catch_warnings():  # of the compiler, about odd literals
+            warnings.simplefilter("ignore")
+            return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
 
@@ -335,10 +400,12 @@ def _literal(text: str) -> Any:
 def _flatten_mapping(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten_mapping(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
+        path = f"{prefix}{name}"
+        is_group = isinstance(value, Mapping)
+        inner = _flatten_mapping(value, f"{path}.") if is_group else {path: value}
+        for repeated in flat.keys() & inner.keys():  # a name may hold the dot
+            raise ConfigError(f"{_shown(repeated)}: is given twice")
+        flat |= inner
     return flat
 
 
@@ -378,28 +445,40 @@ def _coerce(value: Any, expected: Any, full: str) -> Any:
             return float(value)
         except OverflowError as error:
             raise ConfigError(f"{full}: must be within the range of a float") from error
-    if kind is str and not isinstance(value, str):
-        value = str(value)
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
-        raise ConfigError(f"{full}={value!r}: expected {_type_name(expected)}")
+        raise ConfigError(f"{full}={_shown(value)}: expected {_TYPE_NAMES[kind]}")
+    if kind is str and "\0" in value:  # no path and no column may hold one
+        raise ConfigError(f"{full}={_shown(value)}: must not hold a NUL character")
     return value
 
 
-def _type_name(expected: Any) -> str:
-    names = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-    return names.get(getattr(expected, "__name__", ""), str(expected))
+_TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+}
+
+
+def _shown(value: Any) -> str:
+    """A value as one short line, whatever a user has given."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # more digits than Python likes to print
+        return f"a very long {type(value).__name__}"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _check(value: Any, metadata: Mapping[str, Any], full: str) -> None:
     choices = metadata.get("choices")
     if choices and value not in choices:
-        raise ConfigError(f"{full}={value!r}: {nearest_name(value, choices)}")
+        raise ConfigError(f"{full}={_shown(value)}: {nearest_name(value, choices)}")
     if "range" in metadata:
         low, high = metadata["range"]
         for number in value if isinstance(value, tuple) else (value,):
             if not low <= number <= high:  # also refuses nan
                 raise ConfigError(
-                    f"{full}={value!r}: must be within [{low:g}, {high:g}]"
+                    f"{full}={_shown(value)}: must be within [{low:g}, {high:g}]"
                 )
 
 
@@ -410,6 +489,12 @@ def validate(config: ExperimentConfig) -> None:
       ConfigError: names the two fields and what to change.
     """
     reward = config.reward
+    if (config.learner == "a2c") == (reward.estimate == "none"):
+        raise ConfigError(
+            f"reward.estimate={reward.estimate!r}: A2C learns from estimated rewards, "
+            f"the other learners from none; learner={config.learner!r} needs "
+            + ("an estimate" if reward.estimate == "none" else "reward.estimate=none")
+        )
     needs_references = (
         reward.estimate == "references" or reward.uncertainty == "dynamic"
     )

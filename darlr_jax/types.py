@@ -142,6 +142,7 @@ class SimulationTables(NamedTuple):
     rewards: RewardTables
     users: UserTables
     item_vectors: Table  # [I, D-1] where the state tracker's item embeddings start
+    exposure_distance: Table  # [I, I], or [0, 0] where the reward does not ask for it
 
 
 class EnvState(struct.PyTreeNode):
@@ -252,6 +253,36 @@ class TrainState(struct.PyTreeNode):
     )
     epoch: Array  # [] int32
     env_steps: Array  # [] int32, real transitions so far
+
+
+class Policy(NamedTuple):
+    """How a trained learner recommends. Both functions are _unbatched_."""
+
+    # (params, key, user [], observation, used [I] bool or None, scale) -> item [];
+    # the key is consumed, items in `used` must not be recommended
+    act: Callable[..., Array]
+    # (params, item [], weight []) -> params: what has been recommended (weight 0: was
+    # not) changes what will be; None where it does not
+    update: Callable[..., Params] | None = None
+
+
+class Learner(NamedTuple):
+    """A learning algorithm of one seed; lift its functions over seeds with `vmap`.
+
+    Everything here is static: `tables`, the arrays that the algorithm reads, come as an
+    argument. States are those of the algorithm's choice (A2C: `TrainState`), but have
+    its `evaluation_key`, `epoch` and `env_steps`.
+    """
+
+    config: Any  # ExperimentConfig
+    init: Callable[..., Any]  # (key, tables) -> state; the key is consumed
+    # (state, tables, coefficients) -> (state, scalar metrics); counts epoch, env_steps
+    train_epoch: Callable[..., tuple[Any, dict[str, Array]]]
+    policy: Policy
+    policy_params: Callable[..., Params]  # (state, tables) -> what the policy acts by
+    # (state, params) -> state: keeps what an updating policy learned in evaluation
+    after_evaluation: Callable[..., Any] | None = None
+    program: Any = None  # what the functions are bound to, where that is of interest
 
 
 class EpisodeMetrics(NamedTuple):

@@ -92,6 +92,8 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
 def cache_directory(*parts: str) -> pathlib.Path:
     """--cache_dir, or the user's own cache folder, or a folder in it; it exists then.
 
+    A folder that was not there is private to the user, and with it all that it holds.
+
     Raises:
       ConfigError: it cannot be created.
     """
@@ -99,7 +101,8 @@ def cache_directory(*parts: str) -> pathlib.Path:
     cache = pathlib.Path(CACHE_DIR.value or pathlib.Path(root) / "darlr_jax")
     path = cache.joinpath(*parts)
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (cache, path):  # a mode is for the last folder of a path alone
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise ConfigError(
             f"--cache_dir={cache}: cannot be created ({error.strerror})"
@@ -113,9 +116,9 @@ def prepare_dataset(config: DatasetConfig, *, download: bool = False) -> Dataset
     Raises:
       DataError: files are missing or malformed; names them and what to do.
     """
-    from darlr_jax.data import preparation
+    from darlr_jax.data import preparation, text
 
-    data_dir = pathlib.Path(DATA_DIR.value).expanduser() if DATA_DIR.value else None
+    data_dir = text.user_path(DATA_DIR.value) if DATA_DIR.value else None
     folders = preparation.Folders(data_dir, cache_directory())
     return preparation.prepare(config, folders, say, download=download)
 
@@ -146,9 +149,22 @@ def run(main: Callable[[list[str]], None]) -> None:
         try:
             main(argv)
         except _user_errors() as error:
-            sys.exit(f"error: {error}")
+            sys.exit(_in_one_line(error))
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """As absl parses flags; but a mistake is one line here, as all others are."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, OSError, ValueError) as error:  # also of --flagfile, --nox=1
+        sys.exit(f"{_in_one_line(error)}; --help lists the flags")
+
+
+def _in_one_line(error: Exception) -> str:
+    """Also where a name holds a line end, or absl lists its suggestions."""
+    return f"error: {' '.join(str(error).splitlines())}"
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

@@ -37,6 +37,13 @@ def override(*texts: str) -> ExperimentConfig:
         ("recommender.hidden=32", (32,)),
         ("reward.entropy_orders=()", ()),
         ("method=mbpo", "mbpo"),
+        ("dataset.csv.user=007", "007"),
+        ("dataset.csv.user=1e3", "1e3"),
+        ("dataset.csv.user=True", "True"),
+        ("dataset.csv.user=true", "true"),
+        ("dataset.csv.user=0x10", "0x10"),
+        ("dataset.csv.user='a b'", "a b"),
+        ("dataset.csv.separator=' '", " "),
         (" selector.k_sel = 20 ", 20),
     ],
 )
@@ -59,7 +66,7 @@ def test_overrides_leave_the_other_fields_alone():
     [
         ("selector.ksel=20", "did you mean 'selector.k_sel'?"),
         ("selektor.k_sel=20", "did you mean 'selector'?"),
-        ("zzz=1", "no such field; one of: dataset"),
+        ("zzz=1", "no such field; one of: "),
         ("selector=3", "group of fields"),
         ("selector.k_sel.more=3", "selector.k_sel has no fields of its own"),
         ("selector.k_sel=2.5", "expected a whole number"),
@@ -79,6 +86,9 @@ def test_overrides_leave_the_other_fields_alone():
         ("selector..k_sel=3", "no such field"),
         ("selector.lambda_s=1" + "0" * 400, "must be within"),
         ("selector.k_sel={[]: 1}", "expected a whole number"),
+        ("selector.k_sel=0x" + "f" * 5000, "=a very long int: must be within [1"),
+        ("selector.k_sel=" + "x" * 5000, "xxx...: expected a whole number"),
+        (r"dataset.csv.log='a\0b'", "must not hold a NUL character"),
     ],
 )
 def test_bad_override_is_one_clear_line(text, message):
@@ -121,6 +131,32 @@ def test_from_dict_refuses_unknown_fields():
     values["selector"]["k_sell"] = 3
     with pytest.raises(ConfigError, match=r"did you mean 'selector\.k_sel'"):
         config_lib.from_dict(values)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "selector.k_sel\x1b"])
+def test_names_that_would_break_the_line_are_quoted(name):
+    for action in (
+        lambda: override(f"{name}=1"),
+        lambda: override(f"{name}"),
+        lambda: config_lib.from_dict({name: 1}),
+    ):
+        with pytest.raises(ConfigError) as error:
+            action()
+        assert repr(name) in str(error.value)
+        assert str(error.value).isprintable()
+
+
+def test_from_dict_refuses_a_field_that_is_given_twice():
+    values = config_lib.to_dict(DEFAULT) | {"selector.k_sel": 3}
+    for order in (values, dict(reversed(values.items()))):
+        with pytest.raises(ConfigError, match=r"'selector\.k_sel': is given twice"):
+            config_lib.from_dict(order)
+
+
+@pytest.mark.parametrize("value", [None, 3, True, ["a"]])
+def test_from_dict_takes_nothing_else_for_a_text(value):
+    with pytest.raises(ConfigError, match=r"csv\.log=.*: expected a text"):
+        config_lib.from_dict({"dataset": {"csv": {"log": value}}})
 
 
 def test_equal_configurations_hash_equal_and_different_ones_differ():

@@ -1,8 +1,8 @@
 """Prepared data sets on disk, opened at once: reading 12.5 M rows again takes a while.
 
-A data set is a folder: one `.npy` file an array, mapped into memory and read when it is
-touched, and `dataset.json` with all else. The walk over a record follows its fields, so
-a new field of `Dataset` needs nothing here.
+A data set is a folder: one `.npy` file an array, mapped into memory and compared with
+its checksum, and `dataset.json` with all else and a checksum of its own. The walk over
+a record follows its fields, so a new field of `Dataset` needs nothing here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import shutil
 import time
 import tokenize
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from darlr_jax.data.dataset import (
 )
 from darlr_jax.files import replacing
 
-FORMAT = 1  # of the folder; another one is not read
+FORMAT = 2  # of the folder; another one is not read
 
 _DESCRIPTION = "dataset.json"
 _RECORDS: dict[str, Any] = {
@@ -151,7 +152,8 @@ class _Writer:
             "dataset": self._encode(dataset, "dataset"),
         }
         path = self._folder / _DESCRIPTION
-        path.write_text(_to_json(description), encoding="utf-8")
+        sealed = {**description, "crc32": _text_checksum(description)}
+        path.write_text(_to_json(sealed), encoding="utf-8")
 
     def _encode(self, value: Any, name: str) -> Any:
         """What JSON holds of a `value`, which stands at `name` in the data set."""
@@ -180,6 +182,7 @@ class _Writer:
             "array": self._files[id(array)],
             "dtype": array.dtype.str,
             "shape": list(array.shape),
+            "crc32": _checksum(self._folder / self._files[id(array)]),
         }
 
 
@@ -194,6 +197,8 @@ class _Reader:
         description = _read_json(self._folder / _DESCRIPTION)
         if description["format"] != FORMAT:
             raise ValueError(f"format {description['format']}, expected {FORMAT}")
+        if description.pop("crc32") != _text_checksum(description):
+            raise ValueError(f"{_DESCRIPTION} has changed")
         dataset = self._decode(description["dataset"])
         if not isinstance(dataset, Dataset):
             raise ValueError(f"{_DESCRIPTION} describes no data set")
@@ -215,17 +220,31 @@ class _Reader:
             raise ValueError(f"{record.__name__} has other fields: {differing}")
         return record(**{name: self._decode(item) for name, item in fields.items()})
 
-    def _decode_array(self, array: str, dtype: str, shape: list[int]) -> np.ndarray:
+    def _decode_array(
+        self, array: str, dtype: str, shape: list[int], crc32: int
+    ) -> np.ndarray:
         if array not in self._arrays:
-            self._arrays[array] = _map(self._folder / Path(array).name)
+            path = self._folder / Path(array).name
+            if _checksum(path) != crc32:
+                raise ValueError(f"{array} has changed")
+            self._arrays[array] = _map(path)
         found = self._arrays[array]
         if (found.dtype.str, list(found.shape)) != (dtype, shape):
             raise ValueError(f"{array} holds {found.dtype} {found.shape}")
         return found
 
 
+def _checksum(path: Path) -> int:
+    """Of a file that is not empty; a gigabyte takes a fifth of a second."""
+    return zlib.crc32(np.memmap(path, np.uint8, mode="r"))
+
+
+def _text_checksum(description: Mapping[str, Any]) -> int:
+    return zlib.crc32(_to_json(description).encode())
+
+
 def _map(path: Path) -> np.ndarray:
-    """The array in a `.npy` file, read-only and read when touched; never unpickled."""
+    """The array in a `.npy` file, read-only; never unpickled."""
     array = np.lib.format.open_memmap(path, mode="r")
     if array.offset + array.nbytes != path.stat().st_size:
         raise ValueError(f"{path.name} is too short or too long")

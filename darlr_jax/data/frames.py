@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from darlr_jax.data import text
 from darlr_jax.data.dataset import DataError
 
 MAX_ID = 2**31 - 1  # ids are int32
@@ -261,16 +262,18 @@ def read_blocks(
 class _Stream(io.RawIOBase):
     """The bytes of a file, looking for what pandas passes over in silence."""
 
-    def __init__(self, file: BinaryIO, delimiter: str, width: int) -> None:
+    def __init__(self, file: BinaryIO, table: _Table, width: int) -> None:
         self._file = file
-        self._row = delimiter.encode() * (width - 1) + b"\n"  # the marks of one row
-        self._others = bytes(set(range(1, 256)) - set(self._row))  # any byte but NUL
+        self._row = table.delimiter.encode() * (width - 1) + b"\n"  # of one row
+        # A row with quotes has as many separators, and yet too few fields; and NUL.
+        marks = {*self._row, 0, *(b'"' if table.quoting == csv.QUOTE_MINIMAL else b"")}
+        self._others = bytes(set(range(256)) - marks)
         self._place = 0  # in the marks of a row
         self._as_expected = True
 
     @property
     def regular(self) -> bool:
-        """Whether every line had as many separators as a row without quotes has."""
+        """Whether every line had as many separators as a row has, and no quotes."""
         return self._as_expected and self._place in (0, len(self._row) - 1)
 
     def readable(self) -> bool:
@@ -298,6 +301,7 @@ class _Stream(io.RawIOBase):
 def _open(table: _Table, width: int = 1) -> Iterator[_Stream]:
     """Opens, decompresses, and makes the separator a single character."""
     path = table.path
+    text.require_file(path)
     try:
         file = (gzip.open if path.suffix == ".gz" else open)(path, "rb")
     except FileNotFoundError:
@@ -314,7 +318,7 @@ def _open(table: _Table, width: int = 1) -> Iterator[_Stream]:
                 content = file.read()
             content = content.replace(table.separator.encode(), _UNIT.encode())
             source = io.BytesIO(content)
-        yield _Stream(source, table.delimiter, width)
+        yield _Stream(source, table, width)
 
 
 def _parse(

@@ -139,7 +139,7 @@ def _check_size(config: CsvConfig, ids: _Ids) -> None:
 
 
 def _path(config: CsvConfig, field: str) -> Path:
-    return Path(getattr(config, field)).expanduser()
+    return text.user_path(getattr(config, field))
 
 
 def _separator(config: CsvConfig) -> str:

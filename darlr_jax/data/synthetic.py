@@ -32,6 +32,7 @@ GENERATOR_VERSION = 1  # to be raised with every change of what is generated
 
 TAG_COUNTS = (0.6, 0.3, 0.1)  # share of the items with 1, 2, 3 tags
 MAX_TAGS = len(TAG_COUNTS)
+MAX_CELLS = 2**28  # users x items; several arrays of 2 GiB are held at a time
 TAG_SKEW = 0.8  # popularity of the n-th tag is n ** -TAG_SKEW
 
 # The parts of the affinity of a user to an item, as standard deviations in stars.
@@ -116,6 +117,12 @@ def _num_rows(config: SyntheticConfig) -> tuple[int, int]:
             f"dataset.synthetic.num_users={config.num_users}"
         )
     cells = config.num_users * config.num_items
+    if cells > MAX_CELLS:
+        raise DataError(
+            f"dataset.synthetic.num_users={config.num_users}: with num_items="
+            f"{config.num_items} they are {cells} cells, at most {MAX_CELLS} are "
+            "generated"
+        )
     logged = round(config.log_density * cells)
     if not 1 <= logged < cells:
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,40 @@ from darlr_jax.data.dataset import DataError
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
     """The hexadecimal digest of a file's bytes."""
+    require_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def user_path(name: str) -> Path:
+    """The path that a user names, who may write `~` for a home folder.
+
+    Raises:
+      DataError: nobody knows that home folder.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise DataError(f"{name}: there is no such home folder") from None
+
+
+def require_file(path: Path) -> None:
+    """Refuses a pipe or a device: it would be waited for, or be read without end.
+
+    What is missing or a folder fails by itself, when it is opened.
+
+    Raises:
+      DataError: `path` is such a thing.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(
+            f"{path}: is no ordinary file; files are read more than once, so copy what "
+            "it holds to one"
+        )
 
 
 def read_integers(
@@ -53,6 +86,7 @@ def read_integers(
 
 def _read_rows(path: Path, origin: str) -> list[list[str]]:
     """The fields of each line, without empty lines at the end."""
+    require_file(path)
     try:
         # Universal newlines, as `str.splitlines` would also split at form feeds.
         with path.open(encoding="utf-8-sig") as file:

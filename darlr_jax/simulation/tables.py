@@ -33,6 +33,7 @@ def build_tables(
         rewards=reward_tables(dataset, world_model, config),
         users=user_tables(dataset, world_model, config),
         item_vectors=world_model.item_vectors,
+        exposure_distance=exposure_distance(dataset, world_model, config),
     )
 
 
@@ -169,6 +170,26 @@ def static_uncertainty(
         }[reward.neighbour_cosine]
         return np.broadcast_to(distance, prediction.shape).astype(np.float32)
     return np.zeros_like(prediction)
+
+
+def exposure_distance(
+    dataset: Dataset, world_model: WorldModelTables, config: ExperimentConfig
+) -> np.ndarray:
+    """How unlike two items `[I, I]` are to a user who tires of the like (CIRS).
+
+    Where users leave by tags: one over the Jaccard index, infinite without a common
+    tag. Elsewhere Euclidean between columns of predictions; the published code takes
+    those of the true matrix, which training must not see. Empty without the effect.
+    """
+    if not config.reward.exposure_weight:
+        return np.zeros((0, 0), np.float32)
+    if config.environment.exit_rule != "tags":
+        return statistics.item_distances(world_model.prediction)
+    tags = dataset.item_tags.astype(np.float32)
+    common, size = tags @ tags.T, tags.sum(axis=1)
+    union = size[:, None] + size[None, :] - common
+    infinite = np.full_like(common, np.inf)
+    return np.divide(union, common, out=infinite, where=common > 0)
 
 
 def user_tables(

@@ -70,13 +70,19 @@ def collect(
     reset = functools.partial(
         environment.reset,
         num_items=tables.rewards.base.shape[1],
-        history=max(config.tracker.window, config.environment.exit_window),
+        history=_history_length(config),
     )
     inputs = _rollout_inputs(state, tables, coefficients, program)
     turn = functools.partial(_turn, inputs=inputs, program=program)
     carry = (jax.vmap(reset)(users), state.previous_estimates)
     (_, previous), transitions = lax.scan(turn, carry, turn_keys)
     return transitions, previous
+
+
+def _history_length(config: ExperimentConfig) -> int:
+    """The items that a session remembers: all of them, if exposure is asked for."""
+    turns = config.environment.max_turn if config.reward.exposure_weight else 0
+    return max(config.tracker.window, config.environment.exit_window, turns)
 
 
 def state_reward_scale(tables: RewardTables, coefficients: Coefficients) -> RewardScale:
@@ -206,6 +212,8 @@ def _recommend(
         config.reward.entropy_orders,
     )
     reward = rewards.shape_reward(estimate, bonus, inputs.shift, coefficients)
+    if config.reward.exposure_weight:
+        reward = _less_for_the_like(reward, action.item, state, inputs.tables, config)
     metrics = {
         "estimate": estimate.value,
         "shaped_reward": reward,
@@ -229,6 +237,24 @@ def _recommend(
         selector=trajectory,
         metrics=metrics,
     )
+
+
+def _less_for_the_like(
+    reward: Array,
+    item: Array,
+    state: EnvState,
+    tables: SimulationTables,
+    config: ExperimentConfig,
+) -> Array:
+    """R / (1 + gamma_e e_t): an item pays less, the more like it was seen (CIRS)."""
+    exposure = penalties.exposure_effect(
+        item,
+        state.items,
+        state.turn,
+        tables.exposure_distance,
+        config.reward.exposure_tau,
+    )
+    return reward / (1.0 + config.reward.exposure_weight * exposure)
 
 
 def _select(

@@ -1,6 +1,7 @@
 """Everything that can be wrong with data ends in one line that says where."""
 
 import dataclasses
+import os
 import re
 
 import numpy as np
@@ -86,6 +87,18 @@ def test_folder_in_place_of_a_file(tmp_path):
     refuses(lambda: read(tmp_path), f"{tmp_path}: cannot be read")
 
 
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    refuses(lambda: read(pipe), f"{pipe}: is no ordinary file")
+    refuses(lambda: text.digest(pipe), f"{pipe}: is no ordinary file")
+
+
+def test_the_home_folder_of_nobody():
+    refuses(lambda: text.user_path("~nobody_of_this_name/x"), "no such home folder")
+
+
 @pytest.mark.parametrize(
     ("name", "origin"),
     [
@@ -166,6 +179,8 @@ def test_coat_without_a_folder(data_dir):
         ({"log_density": 1.0}, "log_density=1: logs 24000 of the 24000 cells"),
         ({"num_users": 2, "num_items": 2, "num_clusters": 1, "log_density": 0.001},
          "dataset.synthetic.log_density=0.001: logs 0 of the 4 cells"),
+        ({"num_users": 10**9, "num_items": 10**9, "log_density": 0.001},
+         "with num_items=1000000000 they are 1000000000000000000 cells, at most"),
         ({"num_clusters": 201}, "dataset.synthetic.num_clusters=201: must not exceed"),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import os
 
 import numpy as np
 import pytest
@@ -208,6 +209,19 @@ def test_malformed_cell(tmp_path, old, new, expected):
     message = refused(lambda: read(path))
 
     assert message.startswith(f"{path}: {expected}")
+
+
+def test_quotes_do_not_hide_a_row_that_is_too_short(tmp_path):
+    """Three separators, as in each whole row; but one stands in quotes."""
+    path = write(tmp_path, GOOD + '5,"a,b",1\n')
+    assert "line 4: expected 4 fields, found 3" in refused(lambda: read(path))
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz"])
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path, name):
+    path = tmp_path / name
+    os.mkfifo(path)
+    assert f"{path}: is no ordinary file" in refused(lambda: read(path))
 
 
 def test_truth_values_are_no_numbers_even_all_of_them(tmp_path):

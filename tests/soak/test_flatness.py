@@ -1,0 +1,126 @@
+"""Thousands of epochs in one process: nothing grows, and nothing becomes slower.
+
+The long form has as many epochs as eight hours of MBPO on Coat, at 0.6 s each.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import statistics
+from typing import NamedTuple
+
+import jax
+import pytest
+
+from darlr_jax import config as config_lib
+from darlr_jax.data.loading import load_dataset
+from darlr_jax.presets import preset
+from experiments import session
+from tests.experiments.sizes import SYNTHETIC, TRAINING
+from tests.soak.scale import LONG, count, report
+
+EPOCHS = count(short=200, long=48_000)
+SETTINGS = (*SYNTHETIC, *TRAINING, "training.steps_per_epoch=80")
+GROWTH = 16 << 20  # bytes of the process that are no leak, but what allocators keep
+SLOWER = 1.05  # the last tenth of the epochs may take so many times what the first took
+
+
+class Sample(NamedTuple):
+    """What the process holds after an epoch."""
+
+    seconds: float  # of the epoch
+    memory: int  # bytes in RAM
+    files: int  # open
+    arrays: int  # on the devices
+    array_bytes: int
+
+
+def take_sample(seconds: float) -> Sample:
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    arrays = jax.live_arrays()
+    return Sample(
+        seconds,
+        pages * os.sysconf("SC_PAGE_SIZE"),
+        len(os.listdir("/proc/self/fd")),
+        len(arrays),
+        sum(array.nbytes for array in arrays),
+    )
+
+
+class Recorder:
+    """Takes the place of what shows the progress to a user."""
+
+    samples: list[Sample]
+
+    def __init__(self, *_: object):
+        type(self).samples = []
+
+    def update(self, epoch: int, env_steps: int, seconds: float, headline: object):
+        self.samples.append(take_sample(seconds))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """One sample an epoch of a long run."""
+    folder = tmp_path_factory.mktemp("flat")
+    overrides = config_lib.parse_overrides(SETTINGS) | {"training.epochs": EPOCHS}
+    config = config_lib.replace(preset("synthetic", "mbpo"), overrides)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "Progress", Recorder)
+        session.train(
+            config,
+            load_dataset(config.dataset),
+            [0],
+            str(folder / "run"),
+            cache_dir=folder,
+            resume="never",
+            overwrite=False,
+            checkpoint_every=10,
+        )
+    assert len(Recorder.samples) == EPOCHS
+    return Recorder.samples
+
+
+def tenth(samples, which):
+    """A tenth of the samples; the first begins when all is loaded and compiled."""
+    samples = samples[EPOCHS // 50 :]
+    size = len(samples) // 10
+    return samples[size * which : size * (which + 1)]
+
+
+def of(samples, field):
+    return [getattr(sample, field) for sample in samples]
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("field", ["files", "arrays", "array_bytes"])
+def test_no_more_of_them_at_the_end_than_at_the_beginning(samples, field):
+    early, late = (of(tenth(samples, which), field) for which in (0, 9))
+    report(f"{field} over {EPOCHS} epochs", first=max(early), last=max(late))
+    assert max(late) <= max(early)
+
+
+@pytest.mark.timeout(7200)
+def test_memory_is_flat(samples):
+    early, late = (of(tenth(samples, which), "memory") for which in (0, 9))
+    first, last = statistics.median(early), statistics.median(late)
+    report(f"memory over {EPOCHS} epochs", first_MiB=f"{first / 2**20:.1f}",
+           last_MiB=f"{last / 2**20:.1f}")  # fmt: skip
+    assert last - first <= GROWTH
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(not LONG, reason="too few epochs for a time; see `make soak`")
+def test_the_last_epochs_are_as_fast_as_the_first(samples):
+    """The quarter of the epochs that others on this machine have disturbed least."""
+    early, late = (
+        statistics.quantiles(of(tenth(samples, which), "seconds"))[0]
+        for which in (0, 9)
+    )
+    report(f"seconds an epoch over {EPOCHS} epochs", first=f"{early:.5f}",
+           last=f"{late:.5f}")  # fmt: skip
+    assert late <= SLOWER * early
