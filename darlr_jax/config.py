@@ -281,19 +281,19 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """Evaluation after every epoch (protocol 6)."""
-
-    episodes: int = between(1, _LARGE, default=100)  # users drawn, a mode and epoch
-    all_users: bool = True  # beside it: every user once, with common random numbers
-
-
-@dataclasses.dataclass(frozen=True)
 class BanditConfig:
     """UCB and epsilon-greedy on one world model (protocol 8)."""
 
     confidence: float = between(0.0, _LARGE, default=2.0)  # c of sqrt(c ln n / n_i)
     epsilon: float = between(0.0, 1.0, default=0.3)  # probability of a random item
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation after every epoch (protocol 6)."""
+
+    episodes: int = between(1, _LARGE, default=100)  # users drawn, a mode and epoch
+    all_users: bool = True  # beside it: every user once, with common random numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -398,7 +398,7 @@ def _literal(text: str) -> Any:
 
 
 def _flatten_mapping(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         path = f"{prefix}{name}"
         is_group = isinstance(value, Mapping)

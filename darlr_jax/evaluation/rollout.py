@@ -137,12 +137,14 @@ def _one_after_another(
 ) -> tuple[Trajectories, Params]:
     """Episodes of which each begins with the parameters that the last one left."""
 
-    def following(params: Params, start: tuple[Array, Key]) -> tuple:
+    def following(
+        params: Params, start: tuple[Array, Key]
+    ) -> tuple[Params, Trajectories]:
         trajectory, params = run(params, *start)
         return params, trajectory
 
-    params, trajectories = lax.scan(following, params, (users, keys))
-    return _time_in_front(trajectories), params
+    params, stacked = lax.scan(following, params, (users, keys))
+    return _time_in_front(stacked), params
 
 
 def _time_in_front(trajectories: Trajectories) -> Trajectories:

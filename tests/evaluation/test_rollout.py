@@ -195,7 +195,7 @@ def test_users_evaluated_in_blocks_are_evaluated_alike(monkeypatch):
         assert float(found[name]) == pytest.approx(value, rel=1e-6)
 
 
-# --- a policy that learns from what it recommends --------------------------------------
+# --- a policy that learns from what it recommends -------------------------------------
 
 
 def scripted(update):
