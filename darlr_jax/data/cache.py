@@ -236,7 +236,7 @@ class _Reader:
 
 def _checksum(path: Path) -> int:
     """Of a file that is not empty; a gigabyte takes a fifth of a second."""
-    return zlib.crc32(memoryview(np.memmap(path, np.uint8, mode="r")))
+    return zlib.crc32(np.memmap(path, np.uint8, mode="r").data)
 
 
 def _text_checksum(description: Mapping[str, Any]) -> int:
