@@ -14,6 +14,7 @@ import numpy as np
 from darlr_jax.config import ExperimentConfig, WorldModelConfig
 from darlr_jax.data.dataset import Dataset
 from darlr_jax.data.loading import data_hash
+from darlr_jax.evaluation.rollout import check_modes
 from darlr_jax.experiment import (
     Experiment,
     RunEpoch,
@@ -61,6 +62,7 @@ def train(
     """
     stop = stop or StopRequest()
     check_sizes(dataset, config)  # before anything is written
+    check_modes(dataset.num_items, config.environment)
     store = WorldModelStore(cache_dir / "world_models")
     with RunDirectory.open(
         workdir,

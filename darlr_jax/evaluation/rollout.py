@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from darlr_jax.config import EnvironmentConfig, ExperimentConfig
+from darlr_jax.config import ConfigError, EnvironmentConfig, ExperimentConfig
 from darlr_jax.data import statistics
 from darlr_jax.data.dataset import Dataset
 from darlr_jax.evaluation.metrics import ACTIVITY_GROUPS, episode_metrics
@@ -57,6 +57,24 @@ MODES = (
     Mode("NX_0", masks_used=True, exits=True, max_turn=None),
     Mode("NX_10", masks_used=True, exits=False, max_turn=10),
 )
+
+
+def check_modes(num_items: int, config: EnvironmentConfig) -> None:
+    """Refuses episodes without repeats that are longer than there are items.
+
+    Raises:
+      ConfigError: the mode, the number of items, and what to set.
+    """
+    for mode in MODES:
+        turns = mode_rules(mode, config).max_turn
+        if mode.masks_used and turns > num_items:
+            fixed = f"is always {turns} long: use data with as many items"
+            mend = f"set environment.max_turn={num_items}"
+            raise ConfigError(
+                f"evaluation mode {mode.name} recommends no item twice, and there are "
+                f"{num_items} items for {turns} turns; it "
+                + (fixed if mode.max_turn else f"takes fewer if you {mend}")
+            )
 
 
 def evaluation_tables(dataset: Dataset, env: EnvParams) -> EvaluationTables:

@@ -10,8 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from darlr_jax.config import ConfigError, EnvironmentConfig
 from darlr_jax.evaluation import rollout
-from darlr_jax.evaluation.rollout import MODES, episode, evaluate, evaluation_tables
+from darlr_jax.evaluation.rollout import (
+    MODES,
+    check_modes,
+    episode,
+    evaluate,
+    evaluation_tables,
+)
 from darlr_jax.simulation.tables import environment_params
 from darlr_jax.types import EpisodeMetrics, Policy
 from tests import reference_simulation as reference
@@ -308,3 +315,18 @@ def test_a_uniform_policy_on_coat(coat, mode, published):
     assert error < 0.06
     score = np.asarray(found.rewards).sum(axis=0).mean()
     assert score == pytest.approx(published, abs=4 * error + 0.005)
+
+
+# --- sizes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("num_items", "max_turn", "message"),
+    [(29, 30, "NX_0 .* 29 items for 30 turns.*environment.max_turn=29"),
+     (9, 5, "NX_10 .* 9 items for 10 turns.*data with as many items")],
+)  # fmt: skip
+def test_modes_without_repeats_need_as_many_items(num_items, max_turn, message):
+    environment = EnvironmentConfig(max_turn=max_turn)
+    check_modes(max(max_turn, 10), environment)
+    with pytest.raises(ConfigError, match=message):
+        check_modes(num_items, environment)
