@@ -41,6 +41,7 @@ class Algorithm(NamedTuple):
     # (dataset, world model or None, config) -> (learner, the arrays that it reads)
     build: Callable[..., tuple[Learner, Any]]
     needs_world_model: bool  # reads tables of a fitted one
+    counts_steps: bool = True  # an epoch is `training.steps_per_epoch` transitions
 
 
 _ALGORITHMS = {
@@ -49,11 +50,11 @@ _ALGORITHMS = {
     "bcq": Algorithm(offline.build, needs_world_model=True),
     "cql": Algorithm(offline.build, needs_world_model=True),
     "crr": Algorithm(offline.build, needs_world_model=True),
-    "ucb": Algorithm(bandits.build_ucb, needs_world_model=False),
-    "epsilon_greedy": Algorithm(bandits.build_epsilon_greedy, needs_world_model=False),
-    "random": Algorithm(fixed.build_random, needs_world_model=False),
-    "popularity": Algorithm(fixed.build_popularity, needs_world_model=False),
-    "oracle": Algorithm(fixed.build_oracle, needs_world_model=False),
+    "ucb": Algorithm(bandits.build_ucb, False, False),
+    "epsilon_greedy": Algorithm(bandits.build_epsilon_greedy, False, False),
+    "random": Algorithm(fixed.build_random, False, False),
+    "popularity": Algorithm(fixed.build_popularity, False, False),
+    "oracle": Algorithm(fixed.build_oracle, False, False),
 }
 
 
@@ -74,6 +75,12 @@ class Experiment(NamedTuple):
 def needs_world_model(config: ExperimentConfig) -> bool:
     """Whether the method reads tables of a fitted world model."""
     return _ALGORITHMS[config.learner].needs_world_model
+
+
+def steps_of_an_epoch(config: ExperimentConfig) -> int:
+    """The transitions that an epoch learns from; 0 where it is not measured in them."""
+    counts = _ALGORITHMS[config.learner].counts_steps
+    return config.training.steps_per_epoch if counts else 0
 
 
 def build_experiment(

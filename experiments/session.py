@@ -22,6 +22,7 @@ from darlr_jax.experiment import (
     init_seeds,
     make_run_epoch,
     needs_world_model,
+    steps_of_an_epoch,
 )
 from darlr_jax.runs.checkpoint import Checkpointer
 from darlr_jax.runs.directory import RunDirectory, write_json, writing
@@ -258,7 +259,7 @@ class _Training:
         self._run.update(compile_seconds=seconds)
         say(f"compiled in {seconds:.1f} s")
         config, seeds = self._experiment.learner.config, len(self._journal.live)
-        steps = config.training.steps_per_epoch * seeds
+        steps = steps_of_an_epoch(config) * seeds
         label = f"{config.method}, {seeds} seed(s)"
         self._progress = Progress(config.training.epochs, steps, label)
         self._started = time.perf_counter()

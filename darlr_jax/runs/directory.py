@@ -146,6 +146,7 @@ class RunDirectory:
         run.identity = Identity(config, [int(s) for s in seeds], dict(data_hashes))
         run._acquire_lock()
         try:
+            run._remove_remains()
             earlier = run._earlier_session(resume, overwrite)
             if earlier is not None and earlier.get("status") == "running":
                 earlier["status"] = "killed"  # or it would have the lock still
@@ -310,6 +311,12 @@ class RunDirectory:
         lines = self.metrics_csv.read_text(encoding="utf-8").split("\n")[:-1]
         cells = lines[-1].split(",") if lines else []
         return int(cells[1]) if len(cells) > 1 and cells[1].isdecimal() else 0
+
+    def _remove_remains(self) -> None:
+        """Removes what a process that was killed had begun to write."""
+        for file in self.path.glob(".*.tmp"):
+            if file.is_file():
+                file.unlink(missing_ok=True)
 
     def _remove_files(self) -> None:
         # Only what runs write: the user may keep notes beside them.

@@ -45,7 +45,8 @@ class Progress:
 
         Args:
           total_epochs: the epochs that the run will have when it ends.
-          steps_per_epoch_total: transitions of an epoch, summed over the seeds.
+          steps_per_epoch_total: transitions of an epoch, summed over the seeds; 0 of a
+            method that makes none, whose speed is then not told in transitions.
           label: what is run, as "darlr on coat".
           stream: where to write to; standard error if None.
         """
@@ -54,10 +55,9 @@ class Progress:
             maxlen=_RECENT_EPOCHS
         )
         stream = sys.stderr if stream is None else stream
-        stream.write(
-            f"{label}: {total_epochs:,} epochs "
-            f"of {steps_per_epoch_total:,} transitions\n"
-        )
+        self._counts_steps = steps_per_epoch_total > 0
+        steps = f" of {steps_per_epoch_total:,} transitions"
+        stream.write(f"{label}: {total_epochs:,} epochs{steps * self._counts_steps}\n")
         live = stream.isatty() and importlib.util.find_spec("rich") is not None
         kind = _Bar if live else _Lines
         self._view: _View = kind(label, total_epochs, stream)
@@ -82,7 +82,7 @@ class Progress:
         parts = [
             f"{epoch:>{len(str(self._total))}}/{self._total}",
             f"{seconds:.2f} s",
-            f"{env_steps / max(seconds, 1e-9):,.0f} steps/s",
+            *[f"{env_steps / max(seconds, 1e-9):,.0f} steps/s"] * self._counts_steps,
             f"ETA {clock((self._total - epoch) * mean)}",
             *(f"{name} {value:.4g}" for name, value in headline.items()),
         ]

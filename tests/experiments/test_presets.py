@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from darlr_jax.config import ConfigError, replace, validate
-from darlr_jax.experiment import build_experiment, init_seeds, make_run_epoch
+from darlr_jax.experiment import (
+    build_experiment,
+    init_seeds,
+    make_run_epoch,
+    needs_world_model,
+    steps_of_an_epoch,
+)
 from darlr_jax.methods import METHODS, get_method
 from darlr_jax.presets import DATASETS, preset
 from tests.simulation.worlds import (
@@ -54,18 +60,18 @@ def built(dataset, method):
 @pytest.mark.parametrize(("dataset", "method"), PAIRS)
 def test_every_preset_builds(dataset, method):
     experiment = built(dataset, method)
-    assert experiment.program.config.method == method
+    assert experiment.learner.config.method == method
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(experiment.tables))
 
 
 # Tracing takes seconds: a method of each kind, and the rules of the other data set.
-KINDS = ("gt", "dorl", "roler", "darlr", "darlr_self")
+KINDS = ("gt", "dorl", "roler", "darlr", "darlr_self", "cirs", "crr", "ucb", "random")
 
 
 @pytest.mark.parametrize(
     ("dataset", "method"),
     [("coat", method) for method in KINDS]
-    + [("synthetic", "darlr"), ("kuairec", "roler")],
+    + [("synthetic", "darlr"), ("kuairec", "roler"), ("kuairand", "epsilon_greedy")],
 )
 def test_every_kind_of_method_makes_a_program(dataset, method):
     """Traced, not compiled: shapes and types fit from the tables to the metrics."""
@@ -77,9 +83,9 @@ def test_every_kind_of_method_makes_a_program(dataset, method):
         lambda x: (x.shape, x.dtype), states
     )
     assert {value.shape for value in metrics.values()} == {(2,)}
-    assert {"epoch", "env_steps", "NX_0_R_tra", "recommender_total_loss"} <= set(
-        metrics
-    )
+    assert {"epoch", "env_steps", "NX_0_R_tra"} <= set(metrics)
+    trained_by_a2c = METHODS[method].learner == "a2c"
+    assert ("recommender_total_loss" in metrics) == trained_by_a2c
     learned = METHODS[method].references == "learned"
     assert ("selector_total_loss" in metrics) == learned
     assert ("effective_users_picked" in metrics) == learned
@@ -102,10 +108,33 @@ def test_unknown_names_get_the_nearest_one(call, message):
     assert message in str(error.value)
 
 
-def test_contradictions_are_refused_before_anything_is_built():
-    config = tiny("mbpo", reward__references="learned")
-    with pytest.raises(ConfigError, match="nothing uses the references"):
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("mbpo", {"reward__references": "learned"}, "nothing uses the references"),
+        ("mbpo", {"reward__estimate": "none"}, "needs an estimate"),
+        ("ucb", {"reward__estimate": "true"}, "needs reward.estimate=none"),
+        ("mopo", {"world_model__loss": "squared"}, "predicts no variance"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_is_built(method, changes, message):
+    config = tiny(method, **changes)
+    with pytest.raises(ConfigError, match=message):
         build_experiment(DATASET, invented_world_model(DATASET), config)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_given_a_world_model_if_it_reads_one(method):
+    config = tiny(method)
+    needed = METHODS[method].learner in ("a2c", "sqn", "bcq", "cql", "crr")
+    assert needs_world_model(config) == needed
+    if not needed:
+        build_experiment(DATASET, None, config)
+
+
+@pytest.mark.parametrize(("method", "steps"), [("mbpo", 80), ("crr", 80), ("ucb", 0)])
+def test_epochs_are_measured_in_transitions_where_there_are_any(method, steps):
+    assert steps_of_an_epoch(tiny(method)) == steps
 
 
 def test_seeds_are_the_same_wherever_they_stand():

@@ -146,6 +146,13 @@ def test_what_is_of_the_run_and_not_of_a_session_goes_on(tmp_path):
         assert (run.noted("failed_seeds"), run.noted("warnings")) == ([], [])
 
 
+def test_remains_of_a_killed_write_are_removed(tmp_path):
+    open_run(tmp_path).close("interrupted")
+    (tmp_path / ".metrics.csv.0123456789abcdef.tmp").write_text("half a ro")
+    open_run(tmp_path).close()
+    assert names(tmp_path) == [".lock", "config.json", "run.json"]
+
+
 def test_resume_policies(tmp_path):
     with pytest.raises(RunError, match="no run to resume"):
         open_run(tmp_path / "new", resume=Resume.MUST)

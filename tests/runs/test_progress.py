@@ -81,3 +81,11 @@ def test_null_progress_shows_nothing(capsys):
     progress.update(1, 1, 1.0, {})
     progress.close()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_method_without_transitions_is_not_measured_in_them():
+    stream = io.StringIO()
+    progress = Progress(2, 0, "popularity", stream)
+    progress.update(1, 0, 2.0, {"NX_0": 71.0})
+    progress.close()
+    assert stream.getvalue() == "popularity: 2 epochs\n1/2  2.00 s  ETA 0:02  NX_0 71\n"

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darlr_jax.runs.directory import RunDirectory, RunError
-from darlr_jax.runs.writers import MetricsWriter, NullWriter
+from darlr_jax.runs.writers import MetricsWriter, NullWriter, metric_rows
+from tests.runs.conftest import metrics_row, open_run
 
 
 def rows(epoch, seeds=(0, 1), **more):
@@ -185,3 +186,26 @@ def test_null_writer_keeps_nothing(tmp_path):
     writer.write(rows(1))
     writer.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_are_read_back_as_they_were_written(tmp_path):
+    written = [metrics_row(seed, epoch) for epoch in (1, 2) for seed in (0, 1)]
+    with open_run(tmp_path) as run:
+        writer = MetricsWriter(run)
+        assert writer.rows() == []
+        writer.write(written[:2])
+        writer.write(written[2:])
+    assert str(MetricsWriter(run).rows()) == str(written)  # nan and all
+
+
+def test_metric_rows_are_those_of_the_seeds_that_are_asked_for():
+    metrics = {
+        "epoch": np.full(3, 4), "env_steps": np.array([10, 20, 30]),
+        "loss": np.array([1.0, 2.0, 3.0]), "NX_0_R_tra": np.array([5.0, 6.0, 7.0]),
+    }  # fmt: skip
+    found = metric_rows(metrics, {0: 8, 2: 9}, 4, 1.23456)
+    assert [list(row.items()) for row in found] == [
+        [("seed", seed), ("epoch", 4), ("env_steps", steps), ("seconds", 1.2346),
+         ("NX_0_R_tra", score), ("loss", loss)]
+        for seed, steps, score, loss in ((8, 10, 5.0, 1.0), (9, 30, 7.0, 3.0))
+    ]  # fmt: skip
