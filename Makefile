@@ -19,11 +19,11 @@ TEST := JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" $(BIN)/python -m pytest
 DATA_FLAGS = --dataset="$(DATASET)" $(if $(DATA_DIR),--data_dir="$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint types audit unit slow soak gpu format bench clean
+.PHONY: help train test lint types audit unit slow soak gpu format bench bench-quick bench-report clean
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 train: $(VENV)/installed-plots ## train METHOD on DATASET (DATA_DIR, SEEDS, EPOCHS, WORKDIR, ARGS)
 	$(BIN)/python -m experiments.train $(DATA_FLAGS) --method="$(METHOD)" \
@@ -60,6 +60,12 @@ format: $(VENV)/installed-dev ## rewrite the source in the project's style
 
 bench: $(VENV)/installed-plots ## throughput of METHOD on DATASET, as one line of JSON
 	$(BIN)/python -m benchmarks.throughput $(DATA_FLAGS) --method="$(METHOD)" --json $(ARGS)
+
+bench-quick: $(VENV)/installed-plots ## measure phases and the floor in minutes; docs/speed.md
+	$(BIN)/python -m benchmarks.report --quick $(ARGS)
+
+bench-report: $(VENV)/installed-plots ## all of that, with growth curves
+	$(BIN)/python -m benchmarks.report $(ARGS)
 
 clean: ## remove the virtual environment and every cache; runs/ stays
 	rm -rf $(VENV) .cache .hypothesis build *.egg-info

@@ -13,7 +13,6 @@ is downloaded and nothing was prepared before:
 
 from __future__ import annotations
 
-import json
 import pathlib
 import resource
 import subprocess
@@ -22,11 +21,8 @@ import tempfile
 import time
 from typing import Any
 
-from absl import flags
-
+from benchmarks import options
 from experiments import cli
-
-JSON = flags.DEFINE_bool("json", False, "Print one line of JSON and nothing else.")
 
 
 def main(argv: list[str]) -> None:
@@ -36,11 +32,7 @@ def main(argv: list[str]) -> None:
     scale = cli.TWIN_SCALE.value or 1.0
     with tempfile.TemporaryDirectory(prefix="darlr_jax_") as folder:
         figures = measure(config.dataset.name, scale, pathlib.Path(folder))
-    if JSON.value:
-        print(json.dumps(figures))
-        return
-    for name, value in figures.items():
-        print(f"{name:16s} {value:,.1f}" if isinstance(value, float) else value)
+    options.show(figures)
 
 
 def measure(name: str, scale: float, folder: pathlib.Path) -> dict[str, Any]:

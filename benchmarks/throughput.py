@@ -1,4 +1,4 @@
-"""How fast a method trains and evaluates, compilation apart.
+"""How fast whole epochs of a method are on a data set, compilation apart.
 
     python -m benchmarks.throughput --dataset=coat --method=darlr --json
 
@@ -21,25 +21,21 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
-import resource
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 from absl import flags
 
+from benchmarks import machine, options
 from darlr_jax import config as config_lib
 from darlr_jax.config import ExperimentConfig
 from experiments import cli
 
-SEEDS = flags.DEFINE_integer("num_seeds", 1, "Seeds side by side.", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 5, "Epochs timed.", lower_bound=1)
 INVENTED = flags.DEFINE_bool(
     "invented_world_model", False, "Time policies on random tables."
 )
-JSON = flags.DEFINE_bool("json", False, "Print one line of JSON and nothing else.")
 
 
 def main(argv: list[str]) -> None:
@@ -47,19 +43,14 @@ def main(argv: list[str]) -> None:
     del argv
     config = cli.experiment_config()
     cli.configure_jax()
-    figures = measure(config, SEEDS.value, REPEATS.value)
-    if JSON.value:
-        print(json.dumps(figures))
-        return
-    for name, value in figures.items():
-        shown = f"{value:,.1f}" if isinstance(value, float) else value
-        print(f"{name:32s} {shown}")
+    options.show(measure(config, options.SEEDS.value, REPEATS.value))
 
 
 def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str, Any]:
     """All figures of the module's docstring, with what they were measured on."""
     import jax
 
+    from benchmarks.timing import timed
     from darlr_jax.experiment import build_experiment, init_seeds
 
     dataset = cli.prepare_dataset(data_config(config))
@@ -92,7 +83,7 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
         "evaluation_episodes_per_second": episodes * num_seeds / eval_seconds,
         "tables_seconds": tables_seconds,
         "compile_seconds": train_compile + eval_compile,
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_rss_mib": machine.host_peak_mib(),
     }
 
 
@@ -145,6 +136,8 @@ def time_training(experiment: Any, states: Any, repeats: int) -> tuple:
     """Median seconds of a training epoch, compile seconds, states, transitions."""
     import jax
 
+    from benchmarks.timing import timed
+
     epoch = experiment.learner.train_epoch
     lifted = jax.jit(jax.vmap(epoch, (0, None, None)), donate_argnums=0)
     inputs = (experiment.tables, experiment.coefficients)
@@ -163,6 +156,7 @@ def time_evaluation(experiment: Any, states: Any, repeats: int) -> tuple:
     """Median seconds of an evaluation, compile seconds, episodes of one seed."""
     import jax
 
+    from benchmarks.timing import timed
     from darlr_jax.evaluation.rollout import MODES, evaluate
 
     learner = experiment.learner
@@ -177,17 +171,6 @@ def time_evaluation(experiment: Any, states: Any, repeats: int) -> tuple:
     everybody = users if config.evaluation.all_users else 0
     episodes = len(MODES) * (config.evaluation.episodes + everybody)
     return statistics.median(times[1:]), seconds, episodes
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """What `work` returns, once its arrays are there, and the seconds it took."""
-    import jax
-
-    started = time.perf_counter()
-    result = work()
-    if not isinstance(result, jax.stages.Compiled):
-        jax.block_until_ready(result)
-    return result, time.perf_counter() - started
 
 
 if __name__ == "__main__":

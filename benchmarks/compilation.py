@@ -1,0 +1,99 @@
+"""How long a run waits for its programs: nothing compiled before, and then again.
+
+    python -m benchmarks.compilation --dataset=coat --method=darlr --json
+
+A process compiles what a run does, fresh states and the epoch with its evaluation, with
+an empty folder for compiled programs, and another one with the folder that it left.
+Tables are invented. Figures, `cold` and `warm`, of the process:
+
+    import_seconds     until JAX and the package are there
+    trace_seconds      from Python to what the compiler reads
+    compile_seconds    of the compiler, or of reading what it once made
+    host_peak_mib
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import flags
+
+from benchmarks import machine, options
+from experiments import cli
+
+ONCE = flags.DEFINE_bool(
+    "once", False, "Compile in this process, with the folder of --cache_dir, once."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Measures and prints."""
+    del argv
+    config, sizes = options.setting()
+    if ONCE.value:
+        options.show(compile_once(config, sizes))
+        return
+    began = machine.session()
+    with tempfile.TemporaryDirectory(prefix="darlr_jax_") as folder:
+        cold, warm = (_in_a_process(folder) for _ in range(2))
+    setting = options.describe(config, sizes, options.SEEDS.value)
+    options.show({"session": began, "setting": setting, "cold": cold, "warm": warm})
+
+
+def _in_a_process(cache_dir: str) -> dict[str, Any]:
+    """`compile_once` with the flags of this process, in another one.
+
+    Raises:
+      CalledProcessError: it failed; its messages are on standard error.
+    """
+    command = [sys.executable, "-m", "benchmarks.compilation", *sys.argv[1:]]
+    command += ["--once", "--json", f"--cache_dir={cache_dir}"]
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "JAX_COMPILATION_CACHE_DIR"  # it would take the folder's place
+    }
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def compile_once(config: Any, sizes: Any) -> dict[str, float]:
+    """The figures of the module's docstring, of this process."""
+    began = time.perf_counter()
+    cli.configure_jax()
+    import jax
+
+    from benchmarks.invented import invent_experiment
+    from darlr_jax.experiment import make_run_epoch
+
+    import_seconds = time.perf_counter() - began
+    experiment = invent_experiment(config, sizes)
+    keys = jax.vmap(jax.random.key)(jax.numpy.arange(options.SEEDS.value))
+    init = jax.jit(jax.vmap(experiment.learner.init, (0, None)))
+    epoch: Any = make_run_epoch(experiment.learner)  # jitted
+    started = time.perf_counter()
+    fresh = init.lower(keys, experiment.tables)
+    states = jax.eval_shape(init, keys, experiment.tables)
+    lowered = epoch.lower(states, *experiment[1:])
+    traced = time.perf_counter()
+    for program in (fresh, lowered):
+        program.compile()
+    return {
+        "import_seconds": import_seconds,
+        "trace_seconds": traced - started,
+        "compile_seconds": time.perf_counter() - traced,
+        "host_peak_mib": machine.host_peak_mib(),
+    }
+
+
+if __name__ == "__main__":
+    cli.run(main)

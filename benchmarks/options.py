@@ -1,0 +1,113 @@
+"""Flags that benchmarks share beside those of an experiment (`experiments.cli`)."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from darlr_jax import config as config_lib
+from darlr_jax.config import ExperimentConfig
+from experiments import cli
+
+if TYPE_CHECKING:
+    from benchmarks.invented import Sizes
+    from benchmarks.timing import Limits
+
+JSON = flags.DEFINE_bool("json", False, "Print JSON, a line a result, nothing else.")
+SEEDS = flags.DEFINE_integer("num_seeds", 1, "Seeds side by side.", lower_bound=1)
+CALLS = flags.DEFINE_integer(
+    "calls", 20, "Calls timed of each program, at most.", lower_bound=1
+)
+SECONDS = flags.DEFINE_float(
+    "seconds", 3.0, "No further call of a program is timed after so many."
+)
+USERS = flags.DEFINE_integer(
+    "users", None, "Invented users; those of the data set if not given.", lower_bound=2
+)
+ITEMS = flags.DEFINE_integer(
+    "items", None, "Invented items; those of the data set if not given.", lower_bound=2
+)
+K_SEL = flags.DEFINE_integer(
+    "k_sel", None, "As --set=selector.k_sel, with as many neighbours.", lower_bound=1
+)
+
+
+def setting() -> tuple[ExperimentConfig, Sizes]:
+    """What the flags ask for: a configuration, and the sizes of invented tables.
+
+    Raises:
+      ConfigError: a flag of the experiment cannot be used, or sizes are not known.
+    """
+    from benchmarks.invented import sizes_of
+
+    config = cli.experiment_config()
+    if K_SEL.value is not None:
+        config = with_references(config, K_SEL.value)
+    return config, resized(sizes_of(config), USERS.value, ITEMS.value)
+
+
+def limits() -> Limits:
+    """How often programs are called."""
+    from benchmarks.timing import Limits
+
+    return Limits(CALLS.value, SECONDS.value)
+
+
+def resized(sizes: Sizes, users: int | None = None, items: int | None = None) -> Sizes:
+    """The same with other numbers of users and items; what was logged grows along."""
+    users, items = users or sizes.users, items or sizes.items
+    return sizes._replace(
+        users=users,
+        items=items,
+        logged_users=max(users, sizes.logged_users),
+        logged_items=max(items, sizes.logged_items),
+    )
+
+
+def with_references(config: ExperimentConfig, k_sel: int) -> ExperimentConfig:
+    """`config` with so many reference users, and as many neighbours beside them."""
+    changes = {"selector.k_sel": k_sel, "reward.neighbours": k_sel}
+    return config_lib.replace(config, changes)
+
+
+def describe(config: ExperimentConfig, sizes: Sizes, num_seeds: int) -> dict[str, Any]:
+    """What speed depends on, by name; `k_sel` is null where nobody is asked."""
+    asked = config.reward.references not in ("none", "self")
+    return {
+        "dataset": config.dataset.name,
+        "method": config.method,
+        "tracker": config.tracker.kind,
+        "users": sizes.users,
+        "items": sizes.items,
+        "k_sel": config.selector.k_sel if asked else None,
+        "environments": config.training.environments,
+        "max_turn": config.environment.max_turn,
+        "num_seeds": num_seeds,
+    }
+
+
+def show(record: dict[str, Any]) -> None:
+    """Prints a record: as a line of JSON with --json, else a line a figure."""
+    if JSON.value:
+        print(json.dumps(record), flush=True)
+        return
+    for name, value in _flat(record).items():
+        print(f"{name:44s} {_readable(value)}", flush=True)
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _readable(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.4g}"
