@@ -203,6 +203,11 @@ class SelectorConfig(A2CConfig):
         "raw", "item_centred", "user_centred", "absent", default="raw"
     )
     item_in_state: bool = False  # append the embedding of i_t to the selector's state
+    pool: str = one_of(  # who may be picked, and how: `agents.pools`
+        "all", "nearest", "clusters", default="all"
+    )
+    pool_size: int = between(1, _LARGE, default=200)  # nearest: users in a pool
+    cluster_size: int = between(0, _LARGE, default=0)  # 0: square root of their number
     window: int = between(1, 1000, default=3)  # w_sel
     user_block: int = between(1, _LARGE, default=2048)  # users at a time when learning
     width: int = between(1, 4096, default=32)
@@ -508,6 +513,16 @@ def validate(config: ExperimentConfig) -> None:
             f"reward.references={reward.references!r}: nothing uses the references; "
             "set reward.estimate=references or reward.references=none"
         )
+    if (
+        reward.uncertainty == "ensemble_variance"
+        and config.world_model.loss != "gaussian"
+    ):
+        raise ConfigError(
+            "reward.uncertainty='ensemble_variance': a world model with "
+            f"world_model.loss={config.world_model.loss!r} predicts no variance; set "
+            "world_model.loss=gaussian"
+        )
+    _validate_pool(config.selector, reward.references)
     if config.selector.width % config.selector.heads:
         raise ConfigError(
             f"selector.heads={config.selector.heads}: must divide "
@@ -516,4 +531,17 @@ def validate(config: ExperimentConfig) -> None:
     if len(set(reward.entropy_orders)) != len(reward.entropy_orders):
         raise ConfigError(
             f"reward.entropy_orders={reward.entropy_orders}: repeated order"
+        )
+
+
+def _validate_pool(selector: SelectorConfig, references: str) -> None:
+    if selector.pool == "nearest" and selector.pool_size < selector.k_sel:
+        raise ConfigError(
+            f"selector.pool_size={selector.pool_size}: must be at least "
+            f"selector.k_sel={selector.k_sel}, as nobody is picked twice"
+        )
+    if selector.pool != "all" and references in ("random", "nearest", "self"):
+        raise ConfigError(
+            f"selector.pool={selector.pool!r}: only reward.references=learned picks "
+            f"from a pool, {references!r} does not; set selector.pool=all"
         )

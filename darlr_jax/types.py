@@ -72,7 +72,7 @@ class UserCodes(NamedTuple):
     """Projections of the feedback vectors p_u, computed once per set of parameters."""
 
     tokens: Array  # [U, D] what the selector's state holds of a user
-    keys: Array  # [U, D] what a selector state is compared with
+    keys: Any  # [U, D] what a selector state is compared with; see `agents.pools`
 
 
 class WorldModelTables(NamedTuple):
@@ -118,12 +118,22 @@ class RewardTables(NamedTuple):
     uncertainty_high: Table  # []
 
 
+class Clusters(NamedTuple):
+    """A partition of the users into G groups of equal size, the last may be short."""
+
+    members: Table  # [G, S] int32 users, EMPTY where the last group is short
+    slot: Table  # [U] int32 where each user stands in `members`, flattened
+
+
 class UserTables(NamedTuple):
     """What is known of the users before any policy is trained."""
 
     feedback: Table  # [U, F] p_u
     similarity: Table  # [U, U] cosine of the feedback vectors
     neighbours: Table  # [U, K] the k most similar users, without the user itself
+    # Whom the selector may pick: everybody else (None), those in the user's row [U, C]
+    # by rising id, or everybody else by way of clusters.
+    pool: Any = None
 
 
 class EnvParams(NamedTuple):

@@ -183,6 +183,28 @@ def test_contradictions_are_refused(text, message):
         config_lib.validate(override(text))
 
 
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        ("pool_size=15", "pool_size=14", "14: must be at least selector.k_sel=15"),
+        ("k_sel=200", "k_sel=201", "200: must be at least selector.k_sel=201"),
+    ],
+)
+def test_a_pool_of_the_nearest_holds_all_that_are_picked(good, bad, message):
+    config_lib.validate(override("selector.pool=nearest", f"selector.{good}"))
+    with pytest.raises(ConfigError, match=f"selector.pool_size={message}"):
+        config_lib.validate(override("selector.pool=nearest", f"selector.{bad}"))
+    config_lib.validate(override(f"selector.{bad}"))  # of no interest to other pools
+
+
+@pytest.mark.parametrize("references", ["random", "nearest", "self"])
+def test_only_a_learned_selector_has_a_pool(references):
+    override_references = f"reward.references={references}"
+    config_lib.validate(override(override_references))
+    with pytest.raises(ConfigError, match="pool='clusters': only reward"):
+        config_lib.validate(override(override_references, "selector.pool=clusters"))
+
+
 def test_every_number_is_checked():
     # A new field without range or choices would let any value through.
     groups = [DEFAULT, *(getattr(DEFAULT, f.name) for f in dataclasses.fields(DEFAULT))]

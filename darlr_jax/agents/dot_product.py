@@ -65,6 +65,40 @@ def evaluate(
     return _evaluate(query, keys, turn, action, block, entropy_gradient)
 
 
+def evaluate_each(
+    query: Array,
+    keys: Array,
+    turn: Array,
+    action: Array,
+    *,
+    block: int,
+    entropy_gradient: bool = True,
+) -> Evaluation:
+    """As `evaluate`, where each row has actions of its own: keys `[M, A, D]`."""
+
+    def one(*row: Array) -> Evaluation:
+        query, keys, turn, action = row
+        found = evaluate(
+            query[None],
+            keys,
+            turn[None],
+            action[None],
+            block=block,
+            entropy_gradient=entropy_gradient,
+        )
+        return jax.tree.map(lambda leaf: leaf[0], found)
+
+    return jax.vmap(one)(query, keys, turn, action)
+
+
+def last_turns(action: Array, num_actions: int) -> Array:
+    """The `turn` `[M, A]` of actions `[M, K]` taken without replacement."""
+    size, choices = action.shape
+    turn = jnp.full((size, num_actions), choices, jnp.int32)
+    rows = jnp.arange(size)[:, None]
+    return turn.at[rows, action].set(jnp.arange(choices)[None, :])
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _evaluate(
     query: Array, keys: Array, turn: Array, action: Array, block: int, through: bool

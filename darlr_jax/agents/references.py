@@ -38,10 +38,9 @@ def learned(
     config: SelectorConfig,
 ) -> tuple[Array, Array]:
     """K_sel users picked by the selector."""
-    del users
     assert codes is not None
     return selector.select_references(
-        params, key, user, context, codes, network=network, config=config
+        params, key, user, context, codes, users, network=network, config=config
     )
 
 

@@ -1,21 +1,22 @@
 """The selector: K_sel reference users, one after another (DARLR, selector agent).
 
-Pick j is drawn without replacement from all users but the current one; its state is a
-transformer over the last w_sel tokens, token 0 of the current user and token j of the
-user picked at j. The K picks of one recommendation are one episode.
+Pick j is drawn without replacement from all users but the current one, or from some of
+them (`agents.pools`); its state is a transformer over the last w_sel tokens, token 0 of
+the current user and token j of the user picked at j. The K picks of one recommendation
+are one episode.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from darlr_jax.agents import categorical, dot_product
 from darlr_jax.agents.a2c import Losses, actor_critic_loss, sum_over_chunks
+from darlr_jax.agents.pools import pool_of
 from darlr_jax.config import SelectorConfig
 from darlr_jax.types import (
     Array,
@@ -35,7 +36,7 @@ class SelectorState(NamedTuple):
 
     tokens: Array  # [w_sel, width] newest first
     length: Array  # [] int32, tokens so far
-    free: Array  # [U] bool, users that may still be picked
+    left: Any  # users that may still be picked, as the pool has it
 
 
 class SelectorBatch(NamedTuple):
@@ -49,12 +50,25 @@ class SelectorBatch(NamedTuple):
     weight: Array  # [M], sums to one over a minibatch
 
 
+def encode_users(
+    params: Params,
+    users: UserTables,
+    *,
+    network: SelectorNetwork,
+    config: SelectorConfig,
+) -> UserCodes:
+    """Tokens of all users and their keys, arranged for the pool, under `params`."""
+    tokens, keys = network.encode_users(params, users.feedback)
+    return UserCodes(tokens, pool_of(config).arrange(keys, users))
+
+
 def select_references(
     params: Params,
     key: Key,
     user: Array,
     context: Array,
     codes: UserCodes,
+    users: UserTables,
     *,
     network: SelectorNetwork,
     config: SelectorConfig,
@@ -66,14 +80,16 @@ def select_references(
       key: random key.
       user: `[]` the current user, never picked.
       context: `[D]` the recommender's state, detached.
-      codes: projections of all feedback vectors under `params`.
+      codes: from `encode_users`, under `params`.
+      users: whom the pool holds.
       network: the pure functions.
-      config: `k_sel` and `window`.
+      config: `k_sel`, `window` and `pool`.
 
     Returns:
       Picked users `[K]` int32 and the critic's value before each pick `[K]`.
     """
-    num_users = codes.keys.shape[0]
+    pool = pool_of(config)
+    offer, left = pool.open(user, codes.keys, users)
     context_token = network.encode_context(params, context)
     slots = jnp.arange(config.window)
 
@@ -81,22 +97,21 @@ def select_references(
         state: SelectorState, uniform: Array
     ) -> tuple[SelectorState, tuple[Array, Array]]:
         query, value = network.apply(params, state.tokens, slots < state.length)
-        picked = categorical.sample(uniform, codes.keys @ query, state.free)
+        picked, left = pool.draw(uniform, query, offer, state.left)
         token = context_token + codes.tokens[picked]
         following = SelectorState(
             jnp.concatenate([token[None], state.tokens[:-1]]),
             state.length + 1,
-            state.free.at[picked].set(False),
+            left,
         )
         return following, (picked, value)
 
     first = context_token + codes.tokens[user]
     tokens = jnp.zeros((config.window, *first.shape)).at[0].set(first)
-    free = jnp.ones((num_users,), bool).at[user].set(False)
-    start = SelectorState(tokens, jnp.ones((), jnp.int32), free)
-    uniforms = jax.random.uniform(key, (config.k_sel,))  # one a pick
-    _, (users, value) = lax.scan(pick, start, uniforms)
-    return users, value
+    start = SelectorState(tokens, jnp.ones((), jnp.int32), left)
+    uniforms = jax.random.uniform(key, (config.k_sel, *pool.uniforms))
+    _, (picked, value) = lax.scan(pick, start, uniforms)
+    return picked, value
 
 
 def random_references(key: Key, user: Array, num_users: int, k_sel: int) -> Array:
@@ -167,23 +182,19 @@ def loss(
     params: Params,
     codes: UserCodes,
     batch: SelectorBatch,
+    users: UserTables,
     *,
     network: SelectorNetwork,
     config: SelectorConfig,
 ) -> tuple[Array, Losses]:
     """Actor-critic loss of stored picks, all M * K of them at once.
 
-    `codes` are the projections of the feedback vectors under the same `params`.
+    `codes` are those of `encode_users` under the same `params`.
     """
     tokens, valid = _token_windows(params, batch, codes, network, config)
     query, value = network.apply(params, tokens, valid)  # [M, K, D], [M, K]
-    picks = dot_product.evaluate(
-        query,
-        codes.keys,
-        _last_turns(batch, codes.keys.shape[0]),
-        batch.picked,
-        block=config.user_block,
-        entropy_gradient=config.entropy_weight > 0,
+    picks = pool_of(config).evaluate(
+        query, codes.keys, batch.user, batch.picked, users, config
     )
     weight = jnp.broadcast_to(batch.weight[:, None] / config.k_sel, batch.picked.shape)
     losses = actor_critic_loss(
@@ -201,7 +212,7 @@ def loss(
 def loss_gradients(
     params: Params,
     batch: SelectorBatch,
-    feedback: Array,
+    users: UserTables,
     *,
     network: SelectorNetwork,
     config: SelectorConfig,
@@ -211,12 +222,14 @@ def loss_gradients(
     The projection of the feedback vectors is differentiated once, after the chunks have
     been added up.
     """
-    codes, pull_back = jax.vjp(lambda p: network.encode_users(p, feedback), params)
-    gradient = jax.grad(
-        functools.partial(loss, network=network, config=config), (0, 1), has_aux=True
-    )
+    encode = functools.partial(encode_users, network=network, config=config)
+    bound = functools.partial(loss, network=network, config=config)
+    codes, pull_back = jax.vjp(lambda p: encode(p, users), params)
+    gradient = jax.grad(bound, (0, 1), has_aux=True)
     (grads, code_grads), losses = sum_over_chunks(
-        lambda chunk, _: gradient(params, codes, chunk), batch, config.learning_chunk
+        lambda chunk, _: gradient(params, codes, chunk, users),
+        batch,
+        config.learning_chunk,
     )
     grads = jax.tree.map(jnp.add, grads, pull_back(code_grads)[0])
     return grads, losses
@@ -243,12 +256,3 @@ def _token_windows(
     valid = jnp.arange(config.window)[None, :] <= jnp.arange(k_sel)[:, None]
     windows = jnp.stack(shifted, axis=2)
     return windows, jnp.broadcast_to(valid[None], windows.shape[:-1])
-
-
-def _last_turns(batch: SelectorBatch, num_users: int) -> Array:
-    """The last pick `[M, U]` that could choose each user, -1 for the current user."""
-    size, k_sel = batch.picked.shape
-    rows = jnp.arange(size)
-    turn = jnp.full((size, num_users), k_sel, jnp.int32)
-    turn = turn.at[rows[:, None], batch.picked].set(jnp.arange(k_sel)[None, :])
-    return turn.at[rows, batch.user].set(-1)

@@ -5,10 +5,14 @@ Here, and only here, a method's choice of estimate and uncertainty becomes a tab
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
-from darlr_jax.config import ConfigError, ExperimentConfig, RewardConfig
+from darlr_jax.config import ConfigError, ExperimentConfig, RewardConfig, SelectorConfig
 from darlr_jax.data import statistics
+from darlr_jax.data.clusters import balanced_clusters
 from darlr_jax.data.dataset import Dataset
 from darlr_jax.types import (
     EnvParams,
@@ -177,9 +181,9 @@ def exposure_distance(
 ) -> np.ndarray:
     """How unlike two items `[I, I]` are to a user who tires of the like (CIRS).
 
-    Where users leave by tags: one over the Jaccard index, infinite without a common
-    tag. Elsewhere Euclidean between columns of predictions; the published code takes
-    those of the true matrix, which training must not see. Empty without the effect.
+    Where users leave by tags: 1 / (J + 0.001) of the Jaccard index J (EasyRL4Rec).
+    Elsewhere Euclidean between columns of predictions; the published code takes those
+    of the true matrix, which training must not see. Empty without the effect.
     """
     if not config.reward.exposure_weight:
         return np.zeros((0, 0), np.float32)
@@ -188,14 +192,13 @@ def exposure_distance(
     tags = dataset.item_tags.astype(np.float32)
     common, size = tags @ tags.T, tags.sum(axis=1)
     union = size[:, None] + size[None, :] - common
-    infinite = np.full_like(common, np.inf)
-    return np.divide(union, common, out=infinite, where=common > 0)
+    return 1.0 / (common / np.maximum(union, 1.0) + np.float32(1e-3))
 
 
 def user_tables(
     dataset: Dataset, world_model: WorldModelTables, config: ExperimentConfig
 ) -> UserTables:
-    """Feedback vectors p_u, their cosines, and every user's nearest others.
+    """Feedback vectors p_u, their cosines, every user's nearest others, and the pool.
 
     Empty for methods without references: at full size they cost minutes and gigabytes.
     """
@@ -206,8 +209,21 @@ def user_tables(
     if config.selector.center_feedback:
         feedback = feedback - feedback.mean(axis=0, keepdims=True)
     k = min(config.selector.k_sel, dataset.num_users - 1)
-    similarity, neighbours = statistics.user_similarity(feedback, k)
-    return UserTables(np.asarray(feedback, np.float32), similarity, neighbours)
+    kind = config.selector.pool if config.reward.references == "learned" else "all"
+    wanted = max(k, config.selector.pool_size) if kind == "nearest" else k
+    similarity, nearest = statistics.user_similarity(feedback, wanted)
+    feedback = np.asarray(feedback, np.float32)
+    pool: Any = None
+    if kind == "nearest":
+        pool = np.sort(nearest, axis=1)
+    elif kind == "clusters":
+        pool = balanced_clusters(feedback, _cluster_size(dataset, config))
+    return UserTables(feedback, similarity, nearest[:, :k], pool)
+
+
+def _cluster_size(dataset: Dataset, config: ExperimentConfig) -> int:
+    """As many users a cluster as clusters, where nothing else is asked for."""
+    return config.selector.cluster_size or math.isqrt(dataset.num_users - 1) + 1
 
 
 def _feedback(dataset: Dataset, world_model: WorldModelTables, name: str) -> np.ndarray:
@@ -239,9 +255,24 @@ def check_sizes(dataset: Dataset, config: ExperimentConfig) -> None:
             f"selector.k_sel={config.selector.k_sel}: must be below the number of "
             f"users ({num_users}), a user being no reference of its own"
         )
+    if config.reward.references == "learned":
+        _check_pool(num_users, config.selector)
     if config.reward.neighbours > num_users:
         raise ConfigError(
             f"reward.neighbours={config.reward.neighbours}: there are {num_users} users"
+        )
+
+
+def _check_pool(num_users: int, selector: SelectorConfig) -> None:
+    if selector.pool == "nearest" and selector.pool_size >= num_users:
+        raise ConfigError(
+            f"selector.pool_size={selector.pool_size}: must be below the number of "
+            f"users ({num_users}); everybody else is selector.pool=all"
+        )
+    if selector.pool == "clusters" and selector.cluster_size > num_users:
+        raise ConfigError(
+            f"selector.cluster_size={selector.cluster_size}: there are {num_users} "
+            "users; 0 takes the square root of their number"
         )
 
 

@@ -75,7 +75,7 @@ def _collect_and_learn(
     )
     scale = state_reward_scale(tables.rewards, coefficients)
     state, losses = update_agents(
-        state, transitions, update_key, scale, tables.users.feedback, program=program
+        state, transitions, update_key, scale, tables.users, program=program
     )
     made = jnp.sum(transitions.weight)
     steps = made.astype(jnp.int32)

@@ -100,7 +100,12 @@ def _rollout_inputs(
     params, codes = None, None
     if program.selector is not None and state.selector is not None:
         params = state.selector.params
-        codes = program.selector.encode_users(params, tables.users.feedback)
+        codes = selector.encode_users(
+            params,
+            tables.users,
+            network=program.selector,
+            config=program.config.selector,
+        )
     return RolloutInputs(
         recommender=state.recommender.params,
         selector=params,

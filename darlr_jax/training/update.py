@@ -28,6 +28,7 @@ from darlr_jax.types import (
     SelectorTrajectory,
     TrainState,
     Transition,
+    UserTables,
 )
 
 _AnyBatch = TypeVar("_AnyBatch", recommender.RecommenderBatch, selector.SelectorBatch)
@@ -61,7 +62,7 @@ def update_agents(
     transitions: Transition,
     key: Key,
     scale: RewardScale,
-    feedback: Array,
+    users: UserTables,
     *,
     program: Program,
 ) -> tuple[TrainState, dict[str, Array]]:
@@ -75,7 +76,7 @@ def update_agents(
       transitions: one collect.
       key: random key.
       scale: of shaped rewards in the state.
-      feedback: `[U, F]` vectors p_u.
+      users: their feedback vectors, and whom the selector may pick.
       program: the method.
 
     Returns:
@@ -90,7 +91,7 @@ def update_agents(
         batch=batch,
         order=order,
         scale=scale,
-        feedback=feedback,
+        users=users,
         program=program,
     )
     learners = Learners(state.recommender, state.selector, key)
@@ -190,7 +191,7 @@ def _minibatch_step(
     batch: Batch,
     order: Array,
     scale: RewardScale,
-    feedback: Array,
+    users: UserTables,
     program: Program,
 ) -> tuple[Learners, dict[str, Array]]:
     """A gradient step of each agent on the slots `[start, end)` of the order."""
@@ -218,7 +219,7 @@ def _minibatch_step(
         grads, losses = selector.loss_gradients(
             learners.selector.params,
             _weighted(chosen.selector, inside, config.selector),
-            feedback,
+            users,
             network=program.selector,
             config=config.selector,
         )

@@ -60,9 +60,8 @@ def test_the_learned_chooser_is_the_selector():
     key = jax.random.key(0)
 
     def select(params, key, user, context, codes, users):
-        del users
         return selector.select_references(
-            params, key, user, context, codes, network=NETWORK, config=CONFIG
+            params, key, user, context, codes, users, network=NETWORK, config=CONFIG
         )
 
     found, expected = choose(chooser, key), choose(select, key)

@@ -38,6 +38,11 @@ def network_of(config):
     return make_selector(config, FEATURES, CONTEXT)
 
 
+def tables_of(feedback, similarity=None):
+    """Of users about whom nothing else matters here."""
+    return UserTables(feedback, similarity, neighbours=None)
+
+
 @functools.cache
 def params_of(config, scale=0.5):
     return reference.random_params(network_of(config), scale=scale)
@@ -46,15 +51,14 @@ def params_of(config, scale=0.5):
 @functools.cache
 def selecting(config):
     """The compiled `select_references` of a batch, feedback included."""
-    network = network_of(config)
+    bound = {"network": network_of(config), "config": config}
+    one = functools.partial(selector.select_references, **bound)
+    batched = jax.vmap(one, in_axes=(None, 0, 0, 0, None, None))
 
     def select(params, keys, users, contexts, feedback):
-        one = functools.partial(
-            selector.select_references, network=network, config=config
-        )
-        codes = network.encode_users(params, feedback)
-        batched = jax.vmap(one, in_axes=(None, 0, 0, 0, None))
-        return batched(params, keys, users, contexts, codes)
+        tables = tables_of(feedback)
+        codes = selector.encode_users(params, tables, **bound)
+        return batched(params, keys, users, contexts, codes, tables)
 
     return jax.jit(select)
 
@@ -62,11 +66,12 @@ def selecting(config):
 @functools.cache
 def losing(config):
     """The compiled `loss`, feedback included."""
-    network = network_of(config)
+    bound = {"network": network_of(config), "config": config}
 
     def loss(params, feedback, batch):
-        codes = network.encode_users(params, feedback)
-        return selector.loss(params, codes, batch, network=network, config=config)
+        tables = tables_of(feedback)
+        codes = selector.encode_users(params, tables, **bound)
+        return selector.loss(params, codes, batch, tables, **bound)
 
     return jax.jit(loss)
 
@@ -224,8 +229,7 @@ def random_similarity(seed=3):
 @jax.jit
 def gains(user, picked, similarity):
     """`reference_users`, of which only the similarity matters here."""
-    users = UserTables(FEEDBACK, similarity, jnp.zeros((USERS, 1), jnp.int32))
-    return selector.reference_users(user, picked, users)
+    return selector.reference_users(user, picked, tables_of(FEEDBACK, similarity))
 
 
 def test_gains_worked_numbers():
@@ -395,7 +399,7 @@ def test_gradients_by_chunks_are_those_of_the_whole_loss(chunk):
 
     found, losses = jax.jit(
         functools.partial(selector.loss_gradients, network=network, config=config)
-    )(params, batch, FEEDBACK)
+    )(params, batch, tables_of(FEEDBACK))
 
     expected, expected_losses = learning(CONFIG)(params, FEEDBACK, batch)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5, atol=1e-6)

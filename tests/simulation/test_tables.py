@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import chex
+import jax
 import numpy as np
 import pytest
 
 from darlr_jax.config import ConfigError
 from darlr_jax.data import statistics
+from darlr_jax.data.clusters import balanced_clusters
 from darlr_jax.simulation.tables import build_tables
 from tests import reference_simulation as reference
 from tests.simulation.worlds import (
@@ -185,9 +187,50 @@ def test_a_user_cannot_have_herself_as_a_reference(method):
         build(method, selector__k_sel=NUM_USERS)
 
 
+@pytest.mark.parametrize("size", [2, 3, 7, NUM_USERS - 1])
+def test_a_pool_of_the_nearest_is_every_users_nearest_others(size):
+    config = {"selector__k_sel": 2, "selector__pool_size": size}
+    users = build("darlr", selector__pool="nearest", **config).users
+    assert users.pool.dtype == np.int32
+    for user, row in enumerate(users.pool):
+        near = reference.nearest(WORLD.prediction, user, size, include_self=False)
+        assert row.tolist() == sorted(near)
+    plain = build("darlr", **config).users
+    assert plain.pool is None
+    chex.assert_trees_all_equal(users._replace(pool=None), plain)
+
+
+@pytest.mark.parametrize(("size", "found"), [(0, 4), (1, 1), (5, 5), (12, 12)])
+def test_a_pool_of_clusters_is_a_partition_of_the_feedback_vectors(size, found):
+    users = build(
+        "darlr",
+        selector__pool="clusters",
+        selector__cluster_size=size,
+        selector__center_feedback=True,
+    ).users
+    expected = balanced_clusters(users.feedback, found)
+    chex.assert_trees_all_equal(users.pool, expected)
+    assert users.pool.members.shape == (-(-NUM_USERS // found), found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pool": "nearest", "pool_size": 12}, r"pool_size=12: must be below .*\(12\)"),
+        ({"pool": "clusters", "cluster_size": 13}, "cluster_size=13: there are 12"),
+    ],
+)
+def test_a_pool_must_fit_the_users(changes, message):
+    changes = {f"selector__{name}": value for name, value in changes.items()}
+    with pytest.raises(ConfigError, match=rf"selector\.{message}"):
+        build("darlr", **changes)
+    build("mbpo", **changes)  # of no interest without a selector
+
+
 def test_k_sel_does_not_matter_without_references():
     users = build("mbpo", selector__k_sel=1000).users
-    assert {table.shape for table in users} == {(0, 0)}  # nobody asks for them
+    shapes = {table.shape for table in jax.tree.leaves(users)}
+    assert shapes == {(0, 0)}  # nobody asks for them
 
 
 def test_more_neighbours_than_users_are_refused():

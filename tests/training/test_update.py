@@ -60,7 +60,7 @@ def record_minibatches(monkeypatch, config, transitions):
     def of_recommender(params, key, batch, scale, *, networks, config):
         return record(recommender, params, batch)
 
-    def of_selector(params, batch, feedback, *, network, config):
+    def of_selector(params, batch, users, *, network, config):
         return record(selector, params, batch)
 
     monkeypatch.setattr(recommender, "loss_gradients", of_recommender)
@@ -72,7 +72,7 @@ def record_minibatches(monkeypatch, config, transitions):
             transitions,
             jax.random.key(0),
             UNIT_SCALE,
-            experiment.tables.users.feedback,
+            experiment.tables.users,
             program=experiment.program,
         )
     return seen[recommender], seen[selector], means
@@ -215,10 +215,10 @@ def compiled_update(config):
 
 
 def learn(config, transitions):
-    feedback = assemble(config).tables.users.feedback
+    users = assemble(config).tables.users
     key = jax.random.key(3)
     return compiled_update(config)(
-        first_state(config), transitions, key, UNIT_SCALE, feedback
+        first_state(config), transitions, key, UNIT_SCALE, users
     )
 
 
