@@ -75,6 +75,19 @@ class Resume(enum.StrEnum):
     MUST = "must"  # continue it; refuse to start a new one
 
 
+def read_text(file: pathlib.Path) -> str:
+    """The text of a file of a run. Raises RunError where it has none."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise RunError(
+            f"{file}: is damaged, byte {error.start} is no UTF-8 text; bring back a "
+            "copy, or start over with --overwrite"
+        ) from error
+
+
 class RunDirectory:
     """A run directory that this process alone writes to, until it is closed.
 
@@ -308,7 +321,7 @@ class RunDirectory:
         """The epoch of the last whole row of metrics.csv, 0 without any."""
         if not self.metrics_csv.exists():
             return 0
-        lines = self.metrics_csv.read_text(encoding="utf-8").split("\n")[:-1]
+        lines = read_text(self.metrics_csv).split("\n")[:-1]
         cells = lines[-1].split(",") if lines else []
         return int(cells[1]) if len(cells) > 1 and cells[1].isdecimal() else 0
 

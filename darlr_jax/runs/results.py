@@ -15,7 +15,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from darlr_jax.runs.directory import RunDirectory, RunError, load_config, read_json
+from darlr_jax.runs.directory import (
+    RunDirectory,
+    RunError,
+    load_config,
+    read_json,
+    read_text,
+)
 from darlr_jax.runs.statistics import Interval
 
 MODES = ("FB", "NX_0", "NX_10")
@@ -36,10 +42,7 @@ def load_metrics(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
       RunError: metrics.csv is missing, malformed or incomplete: where, and how.
     """
     file = RunDirectory(run_dir).metrics_csv
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{file}: cannot be read ({error.strerror})") from error
+    text = read_text(file)
     lines = text.splitlines()
     if len(lines) < 2:
         raise RunError(f"{file}: holds no epoch yet")

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from darlr_jax.files import replacing
-from darlr_jax.runs.directory import RunDirectory, RunError
+from darlr_jax.runs.directory import RunDirectory, RunError, read_text
 
 Row = Mapping[str, float | int]
 
@@ -228,5 +228,5 @@ def _whole_lines(file: pathlib.Path) -> list[str]:
     """The lines of `file` that end as lines do; none where there is no file."""
     if not file.exists():
         return []
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file)
     return text[: text.rfind("\n") + 1].splitlines()

@@ -30,10 +30,21 @@ from darlr_jax.types import WorldModelTables
 from tests.soak import damage, plain
 from tests.soak.scale import count, report
 
+# Orbax leaves coroutines behind that nobody waited for; they are not the next test's.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 CASES = count(short=40, long=1000)
 CONFIG = preset("synthetic", "mbpo")
 EPOCHS = 4
 KEY = "0" * 64
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over():
+    yield
+    gc.collect()
 
 
 def files_in(folder):

@@ -58,6 +58,7 @@ def watched(tmp_path_factory):
             "HOME": str(folder / "home"),
             "TMPDIR": str(folder / "temporary"),
             "WATCH_LOG": str(folder / "log"),
+            "MPLCONFIGDIR": str(folder / "deep"),  # Matplotlib keeps a list of fonts
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
         },
@@ -78,6 +79,7 @@ def test_only_the_folders_that_were_given_are_written_to(watched):
         folder / "deep",
         folder / "temporary",
         pathlib.Path("/dev"),
+        pathlib.Path("/proc"),
     ]
     elsewhere = [
         path for path in paths if not any(map(pathlib.Path(path).is_relative_to, given))

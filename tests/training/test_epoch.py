@@ -245,7 +245,8 @@ def test_metrics_are_means_over_real_transitions(one_epoch):
 
 def test_three_epochs_are_traced_once():
     experiment = assemble(DARLR)
-    once = chex.assert_max_traces(experiment.learner.train_epoch, n=1)
+    learn = experiment.learner.train_epoch
+    once = chex.assert_max_traces(lambda *inputs: learn(*inputs), n=1)
     epoch = make_run_epoch(experiment.learner._replace(train_epoch=once))
     states = init_seeds(experiment, SEEDS)
     for _ in range(3):
