@@ -228,7 +228,7 @@ def test_a_draw_is_one_of_clusters_and_one_within():
     order = jnp.array([*UNEVEN[int(group)]])
     place = categorical.inverse_cdf(uniform[1], of_users[group][order])
     assert picked == order[place]
-    assert after.count.tolist() == [
+    assert after.remaining.tolist() == [
         2 - (group == 0),
         3 - (group == 1),
         1 - (group == 2),
