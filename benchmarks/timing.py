@@ -30,10 +30,10 @@ class Stopwatch:
     Attributes:
       rates: of the machine.
       figures: name of a phase -> `seconds` of a call (median), `spread` ((largest -
-        smallest) / median), `calls`; the `unit`, `units` of a call, `units_per_second`;
-        `compile_seconds`, with whatever compilation cache is in use; `first_seconds` of
-        the first call; `memory_mib`; the counted `work`; `floor_seconds`, `bound_by`,
-        and the `ratio` of seconds to the floor.
+        smallest) / median), `calls`; the `unit`, `units` of a call, `units_per_second`
+        (medians too); `compile_seconds`, with whatever compilation cache is in use;
+        `first_seconds` of the first call; `memory_mib`; the counted `work`;
+        `floor_seconds`, `bound_by`, and the `ratio` of seconds to the floor.
     """
 
     def __init__(self, rates: Rates, limits: Limits, say: Callable[[str], None]):
@@ -47,15 +47,14 @@ class Stopwatch:
         """Times a phase; its carry and result after the last call."""
         lowered = phase.run.lower(phase.carry, *phase.inputs)
         compiled, compile_seconds = timed(lowered.compile)
-        seconds, carry, result = call_often(compiled, phase, self._limits)
-        units = phase.units(result)
+        calls, carry, result = call_often(compiled, phase, self._limits)
+        summary = _summary(calls)
         self.figures[phase.name] = {
-            **_summary(seconds),
-            **{"unit": phase.unit, "units": units},
-            "units_per_second": units / statistics.median(seconds[1:]),
+            **summary,
+            "unit": phase.unit,
             "compile_seconds": compile_seconds,
             "memory_mib": memory_mib(compiled),
-            **self._against_floor(statistics.median(seconds[1:]), phase.work(units)),
+            **self._against_floor(summary["seconds"], phase.work(summary["units"])),
         }
         self._say(f"{phase.name}: {self.figures[phase.name]['seconds']:.3g} s a call")
         return carry, result
@@ -70,31 +69,42 @@ class Stopwatch:
         }
 
 
-def _summary(seconds: list[float]) -> dict[str, Any]:
+class Call(NamedTuple):
+    """One call of a program."""
+
+    seconds: float
+    units: float  # that it did: sessions are not equally long in every call
+
+
+def _summary(calls: list[Call]) -> dict[str, Any]:
     """Of the calls of a program, the first of which stands apart."""
-    first, *others = seconds
-    median = statistics.median(others)
+    first, *others = calls
+    seconds = [call.seconds for call in others]
+    median = statistics.median(seconds)
+    speeds = [call.units / call.seconds for call in others]
     return {
         "seconds": median,
-        "spread": (max(others) - min(others)) / median,
+        "spread": (max(seconds) - min(seconds)) / median,
         "calls": len(others),
-        "first_seconds": first,
+        "first_seconds": first.seconds,
+        "units": statistics.median(call.units for call in others),
+        "units_per_second": statistics.median(speeds),
     }
 
 
 def call_often(
     compiled: Callable[..., Any], phase: Phase, limits: Limits
-) -> tuple[list[float], Any, Any]:
-    """Seconds of each call, the first one included; carry and result of the last."""
+) -> tuple[list[Call], Any, Any]:
+    """All calls, the first one included; carry and result of the last."""
     carry, result = phase.carry, None
-    seconds: list[float] = []
-    while _goes_on(seconds[1:], limits):
+    calls: list[Call] = []
+    while _goes_on([call.seconds for call in calls[1:]], limits):
         del result  # or two of them would need memory
         work = functools.partial(compiled, carry, *phase.inputs)
         del carry
         (carry, result), elapsed = timed(work)
-        seconds.append(elapsed)
-    return seconds, carry, result
+        calls.append(Call(elapsed, phase.units(result)))
+    return calls, carry, result
 
 
 def _goes_on(seconds: list[float], limits: Limits) -> bool:
