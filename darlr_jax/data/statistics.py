@@ -298,7 +298,11 @@ def user_similarity(
 
 
 def nearest_users(
-    signatures: np.ndarray, k: int, include_self: bool, block_rows: int = 1024
+    signatures: np.ndarray,
+    k: int,
+    include_self: bool,
+    block_rows: int = 1024,
+    of: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k most similar users of every user, by cosine (protocol 7).
 
@@ -308,26 +312,28 @@ def nearest_users(
       include_self: whether a user is her own first neighbour, with cosine 1 (also where
         her row is zero), or none of her neighbours.
       block_rows: users compared at a time; bounds the memory and changes nothing else.
+      of: the users `[Q]` whose neighbours are asked for; all where None, Q = U.
 
     Returns:
-      users [U, k] int32 and cosines [U, k] float32, most similar first, ties by lower
+      users [Q, k] int32 and cosines [Q, k] float32, most similar first, ties by lower
       id.
 
     Raises:
       DataError: there are fewer than k neighbours to be had.
     """
     num_users = len(signatures)
+    queries = signatures if of is None else signatures[of]
+    own = np.arange(num_users) if of is None else of
     available = num_users if include_self else num_users - 1
     if not 1 <= k <= available:
         raise DataError(
             f"{k} nearest users: must be within [1, {available}], as there are "
             f"{num_users} users" + ("" if include_self else " and none is her own")
         )
-    users = np.empty((num_users, k), np.int32)
-    cosines = np.empty((num_users, k), np.float32)
-    for rows, block in _cosine_blocks(signatures, signatures, block_rows):
-        own = (np.arange(len(block)), np.arange(rows.start, rows.stop))
-        block[own] = np.inf if include_self else -np.inf
+    users = np.empty((len(queries), k), np.int32)
+    cosines = np.empty((len(queries), k), np.float32)
+    for rows, block in _cosine_blocks(queries, signatures, block_rows):
+        block[np.arange(len(block)), own[rows]] = np.inf if include_self else -np.inf
         users[rows] = _top(block, k)
         cosines[rows] = np.take_along_axis(block, users[rows], axis=1)
     if include_self:

@@ -118,7 +118,10 @@ def static_reward(
 
 
 def neighbour_reward(
-    dataset: Dataset, prediction: np.ndarray, reward: RewardConfig
+    dataset: Dataset,
+    prediction: np.ndarray,
+    reward: RewardConfig,
+    of: np.ndarray | None = None,
 ) -> np.ndarray:
     """ROLeR's reward: rows of the k most similar users, mixed (protocol 7).
 
@@ -126,11 +129,15 @@ def neighbour_reward(
     `cosine` cos (II-weight), `cosine_div` cos / k, `cosine_norm` cos / sum of cos.
     On KuaiRec (`neighbour_source="log"`) it is the plain mean of what similar logged
     users outside the environment got, cells that were not logged counting as 0.
+
+    Returns:
+      [Q, I]: the rows of the users `of [Q]`, of all where that is None.
     """
     if reward.neighbour_source == "log":
         nearest, feedback = statistics.nearest_outsiders(dataset, reward.neighbours)
-        return np.stack([feedback[row].mean(axis=0) for row in nearest])
-    users, cosines = _neighbours(dataset, prediction, reward)
+        rows = nearest if of is None else nearest[of]
+        return np.stack([feedback[row].mean(axis=0) for row in rows])
+    users, cosines = _neighbours(dataset, prediction, reward, of)
     total = np.sum(cosines, axis=1, keepdims=True)
     k = np.float32(users.shape[1])
     weights = {
@@ -139,7 +146,7 @@ def neighbour_reward(
         "cosine_div": cosines / k,
         "cosine_norm": cosines / np.maximum(total, np.finfo(np.float32).tiny),
     }[reward.neighbour_weights]
-    mixed = np.zeros_like(prediction)
+    mixed = np.zeros((len(users), prediction.shape[1]), prediction.dtype)
     for column in range(users.shape[1]):  # keeps the memory of one table
         mixed += weights[:, column : column + 1] * prediction[users[:, column]]
     return mixed
@@ -234,11 +241,15 @@ def _feedback(dataset: Dataset, world_model: WorldModelTables, name: str) -> np.
 
 
 def _neighbours(
-    dataset: Dataset, prediction: np.ndarray, reward: RewardConfig
+    dataset: Dataset,
+    prediction: np.ndarray,
+    reward: RewardConfig,
+    of: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     logged = reward.neighbour_signature == "logged"
     signature = statistics.logged_feedback(dataset) if logged else prediction
-    return statistics.nearest_users(signature, reward.neighbours, include_self=True)
+    k = reward.neighbours
+    return statistics.nearest_users(signature, k, include_self=True, of=of)
 
 
 def check_sizes(dataset: Dataset, config: ExperimentConfig) -> None:

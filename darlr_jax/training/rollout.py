@@ -62,17 +62,29 @@ def collect(
     Returns:
       Transitions `[T, B]`, and the store of previous estimates after them.
     """
-    config = program.config
     user_key, turn_key = jax.random.split(key)
-    user_keys = jax.random.split(user_key, config.training.environments)
-    turn_keys = jax.random.split(turn_key, config.environment.max_turn)
+    user_keys = jax.random.split(user_key, program.config.training.environments)
     users = jax.vmap(environment.draw_user, (0, None))(user_keys, tables.env)
+    return roll_out(state, users, turn_key, tables, coefficients, program=program)
+
+
+def roll_out(
+    state: TrainState,
+    users: Array,
+    key: Key,
+    tables: SimulationTables,
+    coefficients: Coefficients,
+    *,
+    program: Program,
+) -> tuple[Transition, Array]:
+    """As `collect`, with an episode of each of `users [B]`. The key is consumed."""
+    turn_keys = jax.random.split(key, program.config.environment.max_turn)
     reset = functools.partial(
         environment.reset,
         num_items=tables.rewards.base.shape[1],
-        history=_history_length(config),
+        history=_history_length(program.config),
     )
-    inputs = _rollout_inputs(state, tables, coefficients, program)
+    inputs = rollout_inputs(state, tables, coefficients, program)
     turn = functools.partial(_turn, inputs=inputs, program=program)
     carry = (jax.vmap(reset)(users), state.previous_estimates)
     (_, previous), transitions = lax.scan(turn, carry, turn_keys)
@@ -91,12 +103,13 @@ def state_reward_scale(tables: RewardTables, coefficients: Coefficients) -> Rewa
     return RewardScale(jnp.zeros_like(bounds.low), bounds.high - bounds.low)
 
 
-def _rollout_inputs(
+def rollout_inputs(
     state: TrainState,
     tables: SimulationTables,
     coefficients: Coefficients,
     program: Program,
 ) -> RolloutInputs:
+    """What the turns of one collect share; the users' codes are made here, once."""
     params, codes = None, None
     if program.selector is not None and state.selector is not None:
         params = state.selector.params
@@ -208,8 +221,10 @@ def _recommend(
         networks=program.recommender,
         explore=True,
     )
-    references, trajectory = _select(state.user, action, select_key, inputs, program)
-    estimate = _estimate(state.user, action.item, references, previous, inputs, program)
+    references, trajectory = select(state.user, action, select_key, inputs, program)
+    estimate = estimate_reward(
+        state.user, action.item, references, previous, inputs, program
+    )
     bonus = penalties.entropy_bonus(
         action.item,
         state.items[0],
@@ -262,10 +277,13 @@ def _less_for_the_like(
     return reward / (1.0 + config.reward.exposure_weight * exposure)
 
 
-def _select(
+def select(
     user: Array, action: Action, key: Key, inputs: RolloutInputs, program: Program
 ) -> tuple[References | None, SelectorTrajectory | None]:
-    """The method's reference users; the selector's trajectory if they are learned."""
+    """The method's reference users; the selector's trajectory if they are learned.
+
+    _Unbatched_; the key is consumed.
+    """
     if program.choose_references is None:
         return None, None
     config, tables = program.config.selector, inputs.tables
@@ -290,7 +308,7 @@ def _select(
     return references, SelectorTrajectory(context, picked, value, reward)
 
 
-def _estimate(
+def estimate_reward(
     user: Array,
     item: Array,
     references: References | None,
@@ -298,7 +316,10 @@ def _estimate(
     inputs: RolloutInputs,
     program: Program,
 ) -> Estimate:
-    """The method's estimate, or ROLeR's static one while the warm-up lasts."""
+    """The method's estimate, or ROLeR's static one while the warm-up lasts.
+
+    _Unbatched_; `previous` is the store of estimates `[U, I]`.
+    """
     arguments = (
         user, item, references, previous, inputs.tables.rewards, inputs.coefficients
     )  # fmt: skip

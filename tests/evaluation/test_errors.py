@@ -1,0 +1,161 @@
+"""errors.py against plain loops, SciPy, and cases worked by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from darlr_jax.evaluation import errors
+
+RNG = np.random.default_rng(0)
+VALUES = st.lists(st.integers(-4, 4), min_size=1, max_size=40).map(np.array)
+
+
+@given(VALUES, st.integers(1, 6))
+def test_bins_are_a_partition_into_neighbours(values, most):
+    bins = errors.quantile_bins(values, most)
+    count = len(bins.low)
+    assert 1 <= count <= most
+    assert set(bins.index) == set(range(count))
+    for n in range(count):
+        inside = values[bins.index == n]
+        assert (inside.min(), inside.max()) == (bins.low[n], bins.high[n])
+    assert np.all(bins.high[:-1] < bins.low[1:])
+
+
+def test_bins_hold_equally_many():
+    bins = errors.quantile_bins(RNG.permutation(100), 4)
+    assert np.bincount(bins.index).tolist() == [25] * 4
+    assert bins.low.tolist() == [0, 25, 50, 75]
+
+
+def test_few_values_have_a_bin_each():
+    bins = errors.quantile_bins(np.array([3, 1, 3, 3, 3]), 5)
+    assert bins.index.tolist() == [1, 0, 1, 1, 1]
+    assert bins.high.tolist() == [1, 3]
+
+
+def test_a_value_that_fills_a_bin_leaves_no_empty_one():
+    values = np.array([0] * 97 + [1, 2, 3])
+    bins = errors.quantile_bins(values, 3)
+    assert np.bincount(bins.index).tolist() == [97, 3]
+
+
+def test_bins_from_edges():
+    bins = errors.bins_from(np.array([7, 0, 1, 2, 4, 9]), (0, 1, 2, 5))
+    assert bins.index.tolist() == [3, 0, 1, 2, 2, 3]
+    assert bins.low.tolist() == [0, 1, 2, 7]
+    assert bins.high.tolist() == [0, 1, 4, 9]
+    assert errors.bins_from(np.array([6, 0]), (0, 1, 5)).index.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="first edge"):
+        errors.bins_from(np.array([0]), (1, 2))
+
+
+def test_fit_by_hand():
+    row = errors.fit(np.array([1.0, 2.0, 4.0]), np.array([2.0, 2.0, 3.0]))
+    assert row["count"] == 3
+    assert row["mae"] == pytest.approx(2 / 3)
+    assert row["bias"] == pytest.approx(0.0)
+    assert row["rank_correlation"] == pytest.approx(math.sqrt(3) / 2)
+    other = errors.fit(np.array([1.0, 2.0]), np.array([20.0, 30.0]), same_unit=False)
+    assert math.isnan(other["mae"]) and math.isnan(other["bias"])
+    assert other["rank_correlation"] == pytest.approx(1.0)
+
+
+@given(VALUES)
+def test_rank_correlation_is_spearmans(values):
+    other = np.roll(values, 1) + values // 2
+    ours = errors.rank_correlation(values, other)
+    if np.ptp(values) == 0 or np.ptp(other) == 0:
+        assert math.isnan(ours)
+    else:
+        assert ours == pytest.approx(scipy.stats.spearmanr(values, other)[0])
+
+
+def test_nothing_to_measure_is_not_a_number():
+    empty = np.zeros(0)
+    assert math.isnan(errors.rank_correlation(empty, empty))
+    assert math.isnan(errors.pair_accuracy(empty, empty, np.zeros(0, int)))
+    assert math.isnan(errors.pair_accuracy(*np.ones((2, 3)), np.arange(3)))
+    assert errors.fit(empty, empty)["count"] == 0
+
+
+def plain_pair_accuracy(predicted, observed, users):
+    """Every ordered pair of cells of one user, each cell being drawn first alike."""
+    total = right = 0.0
+    for n in range(len(users)):
+        mates = [m for m in range(len(users)) if users[m] == users[n]]
+        for m in mates:
+            if observed[n] != observed[m]:
+                total += 1 / len(mates)
+                agreement = np.sign(predicted[n] - predicted[m]) * np.sign(
+                    observed[n] - observed[m]
+                )
+                right += (agreement + 1) / 2 / len(mates)
+    return right / total
+
+
+def test_pair_accuracy_is_that_of_all_pairs():
+    users = RNG.integers(0, 7, 60)
+    observed = RNG.integers(1, 6, 60).astype(float)
+    predicted = (observed + RNG.normal(0, 2, 60)).round()  # with ties
+    expected = plain_pair_accuracy(predicted, observed, users)
+    ours = errors.pair_accuracy(predicted, observed, users)
+    assert ours == pytest.approx(expected, abs=0.015)  # four standard errors
+    assert 0.6 < expected < 0.9
+    shuffled = RNG.permutation(60)
+    again = errors.pair_accuracy(
+        *(column[shuffled] for column in (predicted, observed, users))
+    )
+    assert again == pytest.approx(expected, abs=0.015)
+
+
+def test_pair_accuracy_of_known_rankings():
+    users, observed = np.arange(40) % 4, np.arange(40.0)
+    assert errors.pair_accuracy(observed, observed, users) == 1.0
+    assert errors.pair_accuracy(-observed, observed, users) == 0.0
+    assert errors.pair_accuracy(np.zeros(40), observed, users) == 0.5
+    # The users' levels are compared with nobody else's.
+    assert errors.pair_accuracy(observed - 1000 * users, observed, users) == 1.0
+
+
+def test_calibration_curve_is_a_loop_over_bins():
+    predicted, observed = RNG.normal(size=(2, 200))
+    rows = errors.calibration_curve(predicted, observed, 4)
+    edges = np.sort(predicted).reshape(4, 50)
+    for row, edge in zip(rows, edges, strict=True):
+        inside = (predicted >= edge[0]) & (predicted <= edge[-1])
+        assert row["count"] == 50
+        assert (row["low"], row["high"]) == (edge[0], edge[-1])
+        assert row["predicted"] == pytest.approx(predicted[inside].mean())
+        assert row["observed"] == pytest.approx(observed[inside].mean())
+
+
+def test_variance_curve_finds_what_was_drawn():
+    variance = np.repeat([0.25, 4.0], 20_000)
+    predicted = RNG.normal(3, 1, 40_000)
+    observed = predicted + RNG.normal(size=40_000) * np.sqrt(variance)
+    low, high = errors.variance_curve(predicted, variance, observed)
+    assert low["variance"] == 0.25
+    assert low["squared_error"] == pytest.approx(0.25, rel=0.05)
+    assert high["squared_error"] == pytest.approx(4.0, rel=0.05)
+    for row in errors.coverage(predicted, variance, observed):
+        assert row["covered"] == pytest.approx(row["share"], abs=0.01)
+    doubled = errors.coverage(predicted, 4 * variance, observed)
+    assert [row["covered"] > row["share"] for row in doubled] == [True] * 4
+    scores = errors.z_scores(predicted, variance, observed)
+    assert np.std(scores) == pytest.approx(1.0, abs=0.02)
+
+
+def test_intervals_are_those_of_the_normal_distribution():
+    for (share, width), expected in itertools.zip_longest(
+        errors.INTERVALS.items(), (0.5, 0.8, 0.9, 0.95)
+    ):
+        assert share == expected
+        assert width == pytest.approx(scipy.stats.norm.ppf((1 + share) / 2), abs=1e-5)
