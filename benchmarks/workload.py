@@ -40,8 +40,6 @@ from darlr_jax.types import (
 )
 from darlr_jax.world_model.ensemble import train_steps
 
-_ONE_COLLECT = {"training.steps_per_epoch": 1}
-
 
 class Phase(NamedTuple):
     """A program, what it is called with, and what one call does."""
@@ -88,9 +86,9 @@ class Run(NamedTuple):
 
 def training(run: Run) -> Phase:
     """One collect, one update and all bookkeeping of both: an epoch of one collect."""
-    config = config_lib.replace(run.config, _ONE_COLLECT)
-    program = run.experiment.program._replace(config=config)
-    function = functools.partial(_train, program=program)
+    experiment = run.experiment
+    function = functools.partial(_train, program=experiment.program)
+    one_collect = experiment.coefficients._replace(steps_per_epoch=jnp.asarray(1))
 
     def work(made: float) -> Work:
         collected = counts.collecting(run.shapes, made, run.seeds)
@@ -101,7 +99,7 @@ def training(run: Run) -> Phase:
         unit="transitions",
         run=_lifted(function, (0, None, None)),
         carry=run.states,
-        inputs=(run.experiment.tables, run.experiment.coefficients),
+        inputs=(experiment.tables, one_collect),
         units=lambda result: float(jnp.sum(result["transitions"])),
         work=work,
     )

@@ -108,6 +108,15 @@ class ThinningConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """Part of the training log in place of the test data, to choose by (ours)."""
+
+    share: float = between(0.0, 0.9, default=0.0)  # of every user's rows; 0: none
+    seed: int = between(0, _LARGE, default=0)
+    shrinkage: float = between(1e-6, _LARGE, default=5.0)  # rows, of the means paid
+
+
+@dataclasses.dataclass(frozen=True)
 class DatasetConfig:
     """Which feedback is loaded, and how it is prepared."""
 
@@ -120,6 +129,7 @@ class DatasetConfig:
     csv: CsvConfig = CsvConfig()
     completion: CompletionConfig = CompletionConfig()
     thinning: ThinningConfig = ThinningConfig()
+    validation: ValidationConfig = ValidationConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +147,7 @@ class WorldModelConfig:
     epochs: int = between(1, 100000, default=5)
     batch_size: int = between(1, _LARGE, default=1024)  # logged rows a gradient step
     negatives: int = between(1, 1000, default=5)  # drawn pairs a logged row
+    negative_weight: float = between(0.0, _LARGE, default=1.0)  # of one; published: 1
     learning_rate: float = between(0.0, 10.0, default=1e-3)
     weight_decay: float = between(
         0.0, _LARGE, default=0.1
@@ -208,6 +219,9 @@ class SelectorConfig(A2CConfig):
     )
     pool_size: int = between(1, _LARGE, default=200)  # nearest: users in a pool
     cluster_size: int = between(0, _LARGE, default=0)  # 0: square root of their number
+    picks: str = one_of(  # the same picks by one GPU kernel: `agents.fused_picks`
+        "auto", "plain", "fused", default="auto"
+    )
     window: int = between(1, 1000, default=3)  # w_sel
     user_block: int = between(1, _LARGE, default=2048)  # users at a time when learning
     width: int = between(1, 4096, default=32)
@@ -321,6 +335,16 @@ class ExperimentConfig:
     training: TrainingConfig = TrainingConfig()
     bandit: BanditConfig = BanditConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+
+# What `types.Coefficients` is read from: these may differ between runs of one program.
+COEFFICIENTS = (
+    "reward.lambda_u",
+    "reward.lambda_e",
+    "reward.denominator_floor",
+    "selector.lambda_s",
+    "selector.lambda_d",
+)
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str:

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from darlr_jax.baselines import bandits, fixed
 from darlr_jax.config import ExperimentConfig, validate
 from darlr_jax.data.dataset import Dataset
+from darlr_jax.evaluation.metrics import visited_error
 from darlr_jax.evaluation.rollout import evaluate, evaluation_tables
 from darlr_jax.offline import agent as offline
 from darlr_jax.simulation.tables import environment_params
@@ -117,13 +119,47 @@ def init_seeds(experiment: Experiment, seeds: Sequence[int]) -> Any:
     return jax.jit(jax.vmap(init, (0, None)))(keys, experiment.tables)
 
 
-def make_run_epoch(learner: Learner) -> RunEpoch:
+def make_run_epoch(learner: Learner, at_once: int | None = None) -> RunEpoch:
     """The compiled epoch `(states [S], tables, evaluation tables, coefficients)`.
 
-    Returns the new states and metrics `[S]`. The states are donated.
+    Returns the new states and metrics `[S]`. The states are donated. Coefficients are
+    those of all, or have the axis S as well: then each state has its own.
+
+    Args:
+      learner: what is trained.
+      at_once: how many of S are computed side by side, the others after them; all if
+        None. Fewer need less memory, and more time.
     """
     epoch = functools.partial(_run_epoch, learner=learner)
-    return jax.jit(jax.vmap(epoch, (0, None, None, None)), donate_argnums=0)
+
+    def run_all(
+        states: Any, tables: Any, truth: EvaluationTables, coefficients: Coefficients
+    ) -> tuple[Any, dict[str, Array]]:
+        own = coefficients.lambda_u.ndim > 0
+        if at_once is None or at_once >= jax.tree.leaves(states)[0].shape[0]:
+            axes = (0, None, None, 0 if own else None)
+            return jax.vmap(epoch, axes)(states, tables, truth, coefficients)
+        if own:
+            return lax.map(
+                lambda one: epoch(one[0], tables, truth, one[1]),
+                (states, coefficients),
+                batch_size=at_once,
+            )
+        return lax.map(
+            lambda state: epoch(state, tables, truth, coefficients),
+            states,
+            batch_size=at_once,
+        )
+
+    return jax.jit(run_all, donate_argnums=0)
+
+
+def stack_coefficients(
+    coefficients: Sequence[Coefficients], num_seeds: int
+) -> Coefficients:
+    """Coefficients `[S]` of several settings, each for `num_seeds` states in a row."""
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *coefficients)
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, num_seeds), stacked)
 
 
 def run_epoch(experiment: Experiment, compiled: RunEpoch, states: Any) -> tuple:
@@ -151,6 +187,9 @@ def _run_epoch(
         policy=learner.policy,
         config=learner.config,
     )
+    if learner.estimates is not None:
+        error = visited_error(learner.estimates(state), truth.true_reward)
+        metrics = metrics | {"visited_error": error}
     if learner.after_evaluation is not None:
         state = learner.after_evaluation(state, params)
     counters = {"epoch": state.epoch, "env_steps": state.env_steps}

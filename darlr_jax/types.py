@@ -102,6 +102,7 @@ class Coefficients(NamedTuple):
     lambda_s: Array  # [] weight of the similarity gain
     lambda_d: Array  # [] weight of the diversity gain
     denominator_floor: Array  # [] of r_s + r_d in the dynamic penalty
+    steps_per_epoch: Array  # [] int32 transitions after which an epoch ends
 
 
 class RewardTables(NamedTuple):
@@ -286,12 +287,15 @@ class Learner(NamedTuple):
 
     config: Any  # ExperimentConfig
     init: Callable[..., Any]  # (key, tables) -> state; the key is consumed
-    # (state, tables, coefficients) -> (state, scalar metrics); counts epoch, env_steps
+    # (state, tables, coefficients) -> (state, scalar metrics); counts epoch, env_steps;
+    # ends as `coefficients.steps_per_epoch` says, where it counts transitions at all
     train_epoch: Callable[..., tuple[Any, dict[str, Array]]]
     policy: Policy
     policy_params: Callable[..., Params]  # (state, tables) -> what the policy acts by
     # (state, params) -> state: keeps what an updating policy learned in evaluation
     after_evaluation: Callable[..., Any] | None = None
+    # (state) -> what it last estimated that cells pay [U, I], UNVISITED elsewhere
+    estimates: Callable[..., Array] | None = None
     program: Any = None  # what the functions are bound to, where that is of interest
 
 

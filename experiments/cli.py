@@ -76,6 +76,43 @@ def experiment_config() -> ExperimentConfig:
     return config
 
 
+def runs_beside(
+    config: ExperimentConfig, workdir: str, beside: Sequence[str]
+) -> dict[str, ExperimentConfig]:
+    """Run directory -> configuration: `config` in `workdir`, and what stands beside it.
+
+    Args:
+      config: of the first run.
+      workdir: its directory.
+      beside: texts "DIR: FIELD=VALUE, FIELD=VALUE", each a run that differs from the
+        first in coefficients.
+
+    Raises:
+      ConfigError: a text of another form, a field that is no coefficient, a directory
+        that is given twice.
+    """
+    runs = {workdir: config}
+    for text in beside:
+        directory, colon, settings = text.partition(":")
+        directory = directory.strip()
+        if not colon or not directory or not settings.strip():
+            raise ConfigError(
+                f"--beside={text!r:.80}: expected DIR: FIELD=VALUE, as "
+                "runs/other: reward.lambda_u=0.1"
+            )
+        changes = config_lib.parse_overrides(settings.split(","))
+        for field in changes:
+            if field not in config_lib.COEFFICIENTS:
+                raise ConfigError(
+                    f"--beside={text!r:.80}: {field} needs a program of its own; "
+                    f"beside each other may differ {', '.join(config_lib.COEFFICIENTS)}"
+                )
+        if any(os.path.abspath(directory) == os.path.abspath(run) for run in runs):
+            raise ConfigError(f"--beside: {directory} is the directory of two runs")
+        runs[directory] = config_lib.replace(config, changes)
+    return runs
+
+
 def parse_seeds(texts: Sequence[str]) -> list[int]:
     """Distinct whole numbers from 0 to 2**32 - 1. Raises ConfigError otherwise."""
     seeds = []

@@ -34,6 +34,7 @@ from darlr_jax.runs.comparison import (
     comparison_table,
     require_one_matrix,
     where_it_helps,
+    with_matrix,
 )
 from darlr_jax.runs.directory import RunError, read_json, writing
 from darlr_jax.runs.figures import draw_plan
@@ -46,6 +47,7 @@ from darlr_jax.runs.jobs import (
     metrics_of,
     plan_jobs,
     progress,
+    side_by_side,
     total_seconds,
 )
 from darlr_jax.runs.plans import TABLES, Plan, choose_rows, make_plan
@@ -77,6 +79,14 @@ ROWS = flags.DEFINE_list(
 )
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Say what would run, and run nothing.", flag_values=_FLAGS
+)
+SIDE_BY_SIDE = flags.DEFINE_integer(
+    "side_by_side",
+    1,
+    "Rows that are trained in one program, where they differ in coefficients alone. On "
+    "an accelerator more of them cost little.",
+    lower_bound=1,
+    flag_values=_FLAGS,
 )
 RUN_MISSING = flags.DEFINE_bool(
     "run_missing",
@@ -118,36 +128,42 @@ def main(argv: list[str]) -> None:
     if RUN_MISSING.value:
         with StopRequest(MAX_SECONDS.value, on_signal=_acknowledge) as stop:
             try:
-                run_jobs(jobs, seeds, stop)
+                run_jobs(jobs, seeds, stop, SIDE_BY_SIDE.value)
             except Interrupted as interrupted:
                 cli.say(f"{interrupted}; the same command continues")
                 sys.exit(REQUEUE)
     write_plan(plan, jobs, seeds, published, pathlib.Path(WORKDIR.value))
 
 
-def run_jobs(jobs: Sequence[Job], seeds: Sequence[int], stop: StopRequest) -> None:
-    """Runs what is not finished, one row after another.
+def run_jobs(
+    jobs: Sequence[Job], seeds: Sequence[int], stop: StopRequest, most: int = 1
+) -> None:
+    """Runs what is not finished, at most `most` rows at a time.
 
     Raises:
-      Interrupted: `stop` asked, or somebody asked the row under way.
+      Interrupted: `stop` asked, or somebody asked the rows under way.
       RunError: a row failed; those after it have not run.
     """
-    for number, job in enumerate(jobs, start=1):
-        state = progress(job, seeds)
-        if state.finished:
-            continue  # also a row that is the same run as one before
-        where = f"row {number} of {len(jobs)}, {job.row.name}"
+    missing = [job for job in jobs if not progress(job, seeds).finished]
+    for group in side_by_side(missing, most):
+        number = jobs.index(group[0]) + 1
+        names = ", ".join(job.row.name for job in group)
+        where = f"row {number} of {len(jobs)}, {names}"
         stop.check(f"before {where}")
-        cli.say(f"\n{where}: {state.describe(job.config.training.epochs)}")
-        status = _wait(_start(job), stop)
+        states = [progress(job, seeds) for job in group]
+        epochs = group[0].config.training.epochs
+        said = dict.fromkeys(state.describe(epochs) for state in states)
+        cli.say(f"\n{where}: {', '.join(said)}")
+        status = _wait(_start(group), stop)
         if status in _INTERRUPTED:
             raise Interrupted(f"{stop.reason or 'interrupted'}: stopped in {where}")
         if status != 0:
             raise RunError(
                 f"{where} failed with exit code {status}, and no table is made without "
-                f"it; what it said stands above: {describe(job)}"
+                f"it; what it said stands above: {describe(*group)}"
             )
-        progress(job, seeds)  # refuses a run of which seeds failed
+        for job in group:
+            progress(job, seeds)  # refuses a run of which seeds failed
 
 
 def write_plan(
@@ -174,7 +190,7 @@ def write_plan(
         markdown = "\n".join([f"# {plan.title}\n", to_markdown(table), "", *notes])
         texts = {
             ".md": markdown + "\n",
-            ".csv": to_csv(table),
+            ".csv": to_csv(with_matrix(table, truth)),
             ".tex": to_latex(table, f"{plan.title}. {' '.join(notes)}"),
         }
         for suffix, text in texts.items():
@@ -269,8 +285,8 @@ def _ground_truth(job: Job) -> str | None:
     return read_json(file).get("ground_truth") if file.exists() else None
 
 
-def _start(job: Job) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command(job, sys.executable))
+def _start(group: Sequence[Job]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command(group[0], sys.executable, group[1:]))
 
 
 def _wait(process: subprocess.Popen[bytes], stop: StopRequest) -> int:

@@ -9,6 +9,14 @@ under way, or as many as --checkpoint_every says; of the world model the epoch u
 way. A seed whose metrics are not finite is marked in run.json and ends; the others go
 on, and their numbers are those of a run in which it had not failed.
 
+Runs that differ in coefficients alone share the program, and cost little more than one
+where the machine has room: `--beside` adds one, as often as it is given,
+
+    --beside='runs/coat_careful: reward.lambda_u=0.1, selector.lambda_s=2'
+
+with a run directory of its own, in which it is continued, reported and tabulated as if
+it had been trained alone.
+
 SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and --max_seconds end a run after the epoch under way,
 which is kept, with exit code 75; a second SIGINT ends it at once, with 130. Mistakes
 end with 1.
@@ -36,6 +44,12 @@ RESUME = flags.DEFINE_enum(
     "Where --workdir holds a run already: continue it if it is the same experiment, "
     "refuse, or insist on one.",
 )
+BESIDE = flags.DEFINE_multi_string(
+    "beside",
+    [],
+    "DIR: FIELD=VALUE, FIELD=VALUE. Another run, with these coefficients, trained in "
+    "the same program; may repeat.",
+)
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --workdir.")
 CHECKPOINT_EVERY = flags.DEFINE_integer(
     "checkpoint_every",
@@ -57,24 +71,27 @@ def main(argv: list[str]) -> None:
     del argv
     config = cli.experiment_config()  # before JAX is imported: mistakes answer at once
     seeds = cli.parse_seeds(SEEDS.value)
+    workdir = WORKDIR.value or f"runs/{config.dataset.name}_{config.method}"
+    runs = cli.runs_beside(config, workdir, BESIDE.value)
     with StopRequest(MAX_SECONDS.value, on_signal=_acknowledge) as stop:
         try:
-            _train(config, seeds, stop)
+            _train(runs, seeds, stop)
         except Interrupted as interrupted:
             cli.say(f"{interrupted}; continue with: {_continuation()}")
             sys.exit(REQUEUE)
 
 
-def _train(config: ExperimentConfig, seeds: list[int], stop: StopRequest) -> None:
+def _train(
+    runs: dict[str, ExperimentConfig], seeds: list[int], stop: StopRequest
+) -> None:
     cli.configure_jax()
-    dataset = cli.prepare_dataset(config.dataset)
+    dataset = cli.prepare_dataset(next(iter(runs.values())).dataset)
     from experiments import session
 
     session.train(
-        config,
+        runs,
         dataset,
         seeds,
-        WORKDIR.value or f"runs/{config.dataset.name}_{config.method}",
         cache_dir=cli.cache_directory(),
         resume=RESUME.value,
         overwrite=OVERWRITE.value,

@@ -163,19 +163,26 @@ def train_epoch(
     Returns:
       The state after the epoch, and the objective's metrics, means over its updates.
     """
-    del coefficients  # nothing is simulated
-    training = program.config.training
-    updates = training.steps_per_epoch // training.batch_size
+    size = program.config.training.batch_size
+    updates = coefficients.steps_per_epoch // size
     step = functools.partial(_update, replay=tables.replay, program=program)
-    state, metrics = lax.scan(step, state, length=updates)
+
+    def add(_: Array, carry: tuple[OfflineState, dict[str, Array]]) -> tuple:
+        state, sums = carry
+        state, metrics = step(state)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+    _, shapes = jax.eval_shape(step, state)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    state, sums = lax.fori_loop(0, updates, add, (state, zeros))
     state = state.replace(
-        epoch=state.epoch + 1, env_steps=state.env_steps + updates * training.batch_size
+        epoch=state.epoch + 1, env_steps=state.env_steps + updates * size
     )
-    return state, jax.tree.map(jnp.mean, metrics)
+    return state, jax.tree.map(lambda total: total / updates, sums)
 
 
 def _update(
-    state: OfflineState, _: None, *, replay: Replay, program: Program
+    state: OfflineState, *, replay: Replay, program: Program
 ) -> tuple[OfflineState, dict[str, Array]]:
     """One gradient step, after copying the parameters to the target if it is due."""
     config = program.config

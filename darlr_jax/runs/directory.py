@@ -8,6 +8,9 @@ A run directory holds::
     checkpoints/    the newest states, and the best
     failed/         states of seeds that failed, where there are any
     curves.png      the curves of metrics.csv
+    world_model.json, calibration.json, estimates.json
+                    errors of the world model by epoch, where it is calibrated, and of
+                    the rewards that trained agents are paid; where there are any
 """
 
 from __future__ import annotations
@@ -104,6 +107,9 @@ class RunDirectory:
       metrics_jsonl: metrics.jsonl.
       checkpoints: the directory of the checkpoints.
       curves: curves.png.
+      world_model: world_model.json.
+      calibration: calibration.json.
+      estimates: estimates.json.
       failed: the directory of the states of seeds that failed.
       identity: what the run is; of a directory that was opened.
     """
@@ -120,6 +126,9 @@ class RunDirectory:
         self.metrics_jsonl = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.curves = self.path / "curves.png"
+        self.world_model = self.path / "world_model.json"
+        self.calibration = self.path / "calibration.json"
+        self.estimates = self.path / "estimates.json"
         self.failed = self.path / "failed"
         self._lock: IO[str] | None = None
         self._record: dict[str, Any] = {}
@@ -337,6 +346,7 @@ class RunDirectory:
             shutil.rmtree(folder, ignore_errors=True)
         for file in (
             *(self.metrics_csv, self.metrics_jsonl, self.curves),
+            *(self.world_model, self.calibration, self.estimates),
             *(self.run_file, self.config_file),
         ):
             file.unlink(missing_ok=True)
@@ -373,7 +383,9 @@ def describe_session(
         "started": _utc_now(),
         "ended": None,
         "compile_seconds": None,
-        "run_seconds": None,
+        "run_seconds": None,  # of all runs that share the program
+        "side_by_side": 1,  # how many those are
+        "peak_memory_mib": None,  # "host" and "device", of the whole process
         "commit": git_commit(),
         "versions": {
             "darlr_jax": darlr_jax.__version__,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from darlr_jax.config import ExperimentConfig, flatten
+from darlr_jax.config import COEFFICIENTS, ExperimentConfig, flatten, replace
 from darlr_jax.runs.directory import RunDirectory, RunError, load_config, read_json
 from darlr_jax.runs.plans import Plan, Row, row_config
 from darlr_jax.runs.results import load_metrics, require_whole
@@ -80,14 +80,49 @@ def directory_name(row: Row) -> str:
     return "__".join([row.method, *(f"{name}={_text(v)}" for name, v in changes)])
 
 
-def command(job: Job, python: str = "python") -> list[str]:
-    """The command that runs, or continues, a job."""
-    return [python, "-m", "experiments.train", *job.arguments]
+def command(job: Job, python: str = "python", beside: Sequence[Job] = ()) -> list[str]:
+    """The command that runs, or continues, a job, and those that share its program."""
+    return [
+        *(python, "-m", "experiments.train", *job.arguments),
+        *(f"--beside={other.path}: {_settings(job, other)}" for other in beside),
+    ]
 
 
-def describe(job: Job) -> str:
+def _settings(job: Job, other: Job) -> str:
+    """The coefficients of `other`, as --beside takes them; those that differ."""
+    ours, theirs = flatten(job.config), flatten(other.config)
+    differing = [name for name in COEFFICIENTS if ours[name] != theirs[name]]
+    return ", ".join(f"{name}={theirs[name]!r}" for name in differing)
+
+
+def side_by_side(jobs: Sequence[Job], most: int) -> list[list[Job]]:
+    """Jobs in groups of `most` at most that can share a program; each directory once.
+
+    They can where their configurations differ in coefficients alone.
+    """
+    groups: list[list[Job]] = []
+    seen: set[pathlib.Path] = set()
+    for job in jobs:
+        if job.path in seen:
+            continue
+        seen.add(job.path)
+        for group in groups:
+            if len(group) < most and _share_a_program(group[0], job):
+                group.append(job)
+                break
+        else:
+            groups.append([job])
+    return groups
+
+
+def _share_a_program(job: Job, other: Job) -> bool:
+    coefficients = {name: flatten(job.config)[name] for name in COEFFICIENTS}
+    return replace(other.config, coefficients) == job.config
+
+
+def describe(job: Job, *beside: Job) -> str:
     """The command as a line for a shell."""
-    return shlex.join(command(job))
+    return shlex.join(command(job, beside=beside))
 
 
 def progress(job: Job, seeds: Sequence[int]) -> Progress:

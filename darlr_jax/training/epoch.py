@@ -37,28 +37,31 @@ def train_epoch(
     *,
     program: Program,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Collects and learns until `steps_per_epoch` real transitions were made.
+    """Collects and learns until `coefficients.steps_per_epoch` real transitions.
 
     Returns:
       The state after the epoch and scalar metrics: means over its transitions and its
       updates, and `effective_users_picked`, the exponential of the entropy of the share
       of picks that each user got.
     """
-    limit = program.config.training.steps_per_epoch
 
-    def step(carry: tuple[TrainState, Sums]) -> tuple[TrainState, Sums]:
-        state, sums = carry
+    # The limit is carried: of a loop whose condition reads a constant, JAX's checker of
+    # key reuse looks at the wrong arguments (jax 0.10).
+    def step(carry: tuple[TrainState, Sums, Array]) -> tuple[TrainState, Sums, Array]:
+        state, sums, limit = carry
         state, added = _collect_and_learn(state, tables, coefficients, program)
-        return state, jax.tree.map(jnp.add, sums, added)
+        return state, jax.tree.map(jnp.add, sums, added), limit
 
-    def unfinished(carry: tuple[TrainState, Sums]) -> Array:
-        return carry[1].transitions < limit
+    def unfinished(carry: tuple[TrainState, Sums, Array]) -> Array:
+        _, sums, limit = carry
+        return sums.transitions < limit
 
     _, shapes = jax.eval_shape(
         lambda s: _collect_and_learn(s, tables, coefficients, program), state
     )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    state, sums = lax.while_loop(unfinished, step, (state, zeros))
+    start = (state, zeros, coefficients.steps_per_epoch)
+    state, sums, _ = lax.while_loop(unfinished, step, start)
     state = state.replace(epoch=state.epoch + 1)
     return state, _epoch_metrics(sums)
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from darlr_jax.agents import recommender, references
-from darlr_jax.config import ExperimentConfig
+from darlr_jax.agents import fused_picks, recommender, references, selector
+from darlr_jax.config import ExperimentConfig, replace
 from darlr_jax.networks.selector import make_selector
 from darlr_jax.simulation import rewards
 from darlr_jax.types import (
@@ -29,6 +29,7 @@ from darlr_jax.types import (
 )
 
 _CPU_SESSIONS = 25  # ours: a pick costs about as much in groups of 16 as of 100
+_LARGEST_LOGITS = 2**28  # entries of a selector's logits on an accelerator: 1 GiB
 
 
 class Program(NamedTuple):
@@ -47,7 +48,13 @@ class Program(NamedTuple):
 
 
 def build_program(config: ExperimentConfig, tables: SimulationTables) -> Program:
-    """Binds the configuration's choices; reads only the shapes of `tables`."""
+    """Binds the configuration's choices; reads only the shapes of `tables`.
+
+    On an accelerator learning takes larger chunks than `learning_chunk` says, which is
+    for the caches of a CPU: whole minibatches, as far as their logits are not too many.
+    """
+    if jax.default_backend() != "cpu":
+        config = _with_large_chunks(config, tables.rewards.base.shape[0])
     num_items = tables.rewards.base.shape[1]
     item_width = tables.item_vectors.shape[1]
     networks = recommender.make_networks(config, num_items, item_width)
@@ -76,6 +83,7 @@ def coefficients_of(config: ExperimentConfig) -> Coefficients:
         lambda_s=jnp.asarray(config.selector.lambda_s),
         lambda_d=jnp.asarray(config.selector.lambda_d),
         denominator_floor=jnp.asarray(config.reward.denominator_floor),
+        steps_per_epoch=jnp.asarray(config.training.steps_per_epoch, jnp.int32),
     )
 
 
@@ -116,6 +124,20 @@ def _sessions_at_once(config: ExperimentConfig) -> int:
     return min(_CPU_SESSIONS, sessions) if jax.default_backend() == "cpu" else sessions
 
 
+def _with_large_chunks(config: ExperimentConfig, num_users: int) -> ExperimentConfig:
+    whole = 2 * config.training.batch_size  # the last minibatch takes in the remainder
+    logits = config.selector.k_sel * min(config.selector.user_block, num_users)
+    rows = max(1, min(whole, _LARGEST_LOGITS // logits))
+    changed: ExperimentConfig = replace(
+        config,
+        {
+            "recommender.learning_chunk": max(whole, config.recommender.learning_chunk),
+            "selector.learning_chunk": max(rows, config.selector.learning_chunk),
+        },
+    )
+    return changed
+
+
 def _reward_estimator(config: ExperimentConfig) -> rewards.RewardEstimator:
     estimator: rewards.RewardEstimator = rewards.static_estimate
     if config.reward.estimate == "references":
@@ -134,8 +156,13 @@ def _reference_chooser(
     kind, k_sel = config.reward.references, config.selector.k_sel
     if kind == "learned":
         assert network is not None
+        fused = fused_picks.is_chosen(config.selector)
+        plain, kernel = selector.select_references, fused_picks.select_references
         return functools.partial(
-            references.learned, network=network, config=config.selector
+            references.learned,
+            network=network,
+            config=config.selector,
+            select=kernel if fused else plain,
         )
     choosers: dict[str, references.ChooseReferences | None] = {
         "none": None,

@@ -271,7 +271,7 @@ def test_intrinsic_reward_matches_the_definition(mode, lambda_s, lambda_d):
     tables = RewardTables(
         jnp.asarray(base), jnp.asarray(base.mean(axis=0)), *[unused] * 7
     )
-    coefficients = Coefficients(unused, unused, lambda_s, lambda_d, unused)
+    coefficients = Coefficients(unused, unused, lambda_s, lambda_d, unused, unused)
     references = References(
         jnp.array(picked),
         jnp.asarray(cosine[user, picked]),

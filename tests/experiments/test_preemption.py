@@ -35,7 +35,7 @@ from darlr_jax.runs.world_models import WorldModelStore
 from darlr_jax.runs.writers import MetricsWriter
 from darlr_jax.types import AgentState, TrainState, WorldModelTables
 from darlr_jax.world_model.ensemble import FitState
-from experiments import session
+from experiments import session, training
 from tests.experiments.sizes import SYNTHETIC, TRAINING
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -110,27 +110,28 @@ def train(config, dataset, tmp_path, monkeypatch):
     state = invented_state()
     for name, value in {
         "build_experiment": experiment,
-        "init_seeds": state,
         "plot_curves": None,
         "load_metrics": None,
         "run_table": pd.DataFrame(),
     }.items():
         monkeypatch.setattr(session, name, lambda *_, value=value: value)
+    monkeypatch.setattr(training, "init_seeds", lambda *_: state)
+    monkeypatch.setattr(training, "_forecast", lambda *_: None)
 
     def start(during=lambda epoch: None, stop=None, every=100):
         def epoch(states, *tables):
-            assert tables == experiment[1:]
+            assert tables[:2] == experiment[1:3]
             states = states.replace(epoch=states.epoch + 1)
             during(int(states.epoch[0]))
             counters = {"epoch": states.epoch, "env_steps": states.env_steps}
             return states, counters | {"NX_0_R_tra": np.ones(1)}
 
-        monkeypatch.setattr(session, "_compile", lambda *_: (epoch, 0.0))
+        compiled = training.Compiled(epoch, 0.0, training.Memory(0, 0, 0, None))
+        monkeypatch.setattr(training, "compile_epoch", lambda *_: compiled)
         session.train(
-            config,
+            {str(workdir): config},
             dataset,
             [0],
-            str(workdir),
             cache_dir=tmp_path,
             resume="auto",
             overwrite=False,

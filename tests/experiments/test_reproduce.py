@@ -33,15 +33,17 @@ class Runs:
         self.endings = []  # of the processes to come; then all succeed
         self.started = []
 
-    def __call__(self, job):
-        self.started.append(job.path.name)
+    def __call__(self, group):
+        self.started.append(" + ".join(job.path.name for job in group))
         ending = self.endings.pop(0) if self.endings else 0
         if ending == 0:
-            self.finish(job)
+            for job in group:
+                self.finish(job)
         return Process(ending)
 
     def finish(self, job):
         with open_run(job.path, job.config, seeds=[0, 1]) as run:
+            run.update(ground_truth="an invented matrix")
             writer = MetricsWriter(run)
             for epoch in range(1, job.config.training.epochs + 1):
                 writer.write([metrics_row(seed, epoch) for seed in (0, 1)])
@@ -96,6 +98,14 @@ def test_all_rows_run_once_and_the_table_is_written(runs, program, capsys):
     assert cells == ["row", "-----", "gt", "mbpo", "darlr"]
     made = {path.name for path in program.tables.iterdir()}
     assert {"main.md", "main.csv", "main.tex"} <= made
+    assert "\nEvaluation pays: an invented matrix.\n" in markdown
+    assert (
+        "Evaluation pays: an invented matrix."
+        in (program.tables / "main.tex").read_text()
+    )
+    header, *rows = (program.tables / "main.csv").read_text().splitlines()
+    assert header.endswith(",evaluation pays")
+    assert [row.endswith(",an invented matrix") for row in rows] == [True] * 3
     assert markdown in capsys.readouterr().out
     program()
     assert len(runs.started) == 3
@@ -106,6 +116,18 @@ def test_rows_that_are_the_same_run_share_it(runs, program):
     names = "darlr,selector.k_sel=15,reward.lambda_u=1"
     program("--table=sensitivity", f"--rows={names}")
     assert runs.started == ["darlr", "darlr__reward.lambda_u=1.0"]
+
+
+def test_rows_that_share_a_program_are_trained_side_by_side(runs, program):
+    names = ("lambda_u=0", "lambda_u=1", "lambda_u=5")
+    rows = ",".join(["darlr", "selector.k_sel=2", *(f"reward.{n}" for n in names)])
+    program("--table=sensitivity", f"--rows={rows}", "--side_by_side=3")
+    directories = [f"darlr__reward.{name}.0" for name in names]
+    assert runs.started == [
+        "darlr + " + " + ".join(directories[:2]),
+        "darlr__selector.k_sel=2",
+        directories[2],
+    ]
 
 
 def test_dry_run_says_what_would_run_and_runs_nothing(runs, program, capsys, tmp_path):

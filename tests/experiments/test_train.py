@@ -22,7 +22,7 @@ from darlr_jax.data.loading import load_dataset
 from darlr_jax.presets import preset
 from darlr_jax.runs.arrays import load_arrays
 from darlr_jax.runs.checkpoint import Checkpointer
-from experiments import session
+from experiments import session, training
 from tests.experiments.sizes import REFERENCES, SYNTHETIC, TRAINING
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -116,8 +116,9 @@ def test_a_run_leaves_its_files(finished):
     _, _, workdir = finished
     names = {path.name for path in workdir.iterdir()}
     assert names == {
-        ".lock", "checkpoints", "config.json", "curves.png", "metrics.csv",
-        "metrics.jsonl", "run.json", "world_model.json",
+        ".lock", "calibration.json", "checkpoints", "config.json", "curves.png",
+        "estimates.json", "metrics.csv", "metrics.jsonl", "run.json",
+        "world_model.json",
     }  # fmt: skip
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     config = config_lib.from_dict(read_json(workdir / "config.json"))
@@ -135,6 +136,19 @@ def test_a_run_leaves_its_files(finished):
     report = read_json(workdir / "world_model.json")["epochs"]
     assert [row["epoch"] for row in report] == [0, 1]
     assert {"held_out_mae", "held_out_mse", "held_out_ndcg_at_10"} <= set(report[1])
+    calibration = read_json(workdir / "calibration.json")
+    assert calibration["true_matrix"]["cells"] == 120
+    assert calibration["held_out"]["fit"]["mae"] == pytest.approx(
+        report[1]["held_out_mae"], rel=1e-4
+    )
+    estimates = read_json(workdir / "estimates.json")
+    assert (estimates["epoch"], estimates["seeds"]) == (EPOCHS, SEEDS)
+    for part in ("recommended", "other"):
+        assert estimates[part]["cells"] > 20
+        assert set(estimates[part]["overall"]) == {
+            "own estimate", "nearest users (ROLeR)", "mean of all users",
+            "selected users",
+        }  # fmt: skip
 
 
 def test_metrics_hold_what_was_asked_for(finished):
@@ -171,7 +185,10 @@ def test_metrics_hold_what_was_asked_for(finished):
 
 def test_the_same_command_again_changes_nothing(finished):
     arguments, first, workdir = finished
-    kept = ("metrics.csv", "metrics.jsonl", "config.json", "world_model.json")
+    kept = (
+        *("metrics.csv", "metrics.jsonl", "config.json", "world_model.json"),
+        *("calibration.json", "estimates.json"),
+    )
     before = {name: (workdir / name).read_bytes() for name in kept}
     stored = sorted((workdir / "checkpoints").rglob("*"))
     again = run(*arguments)
@@ -194,10 +211,9 @@ def train(cache, workdir, epochs, **changes):
     overrides = config_lib.parse_overrides(SETTINGS) | {"training.epochs": epochs}
     config = config_lib.replace(preset("synthetic", "darlr"), overrides | changes)
     session.train(
-        config,
+        {str(workdir): config},
         load_dataset(config.dataset),
         SEEDS,
-        str(workdir),
         cache_dir=cache,
         resume="auto",
         overwrite=False,
@@ -228,14 +244,14 @@ def _digests(workdir):
 @pytest.fixture
 def spoil(monkeypatch):
     """Makes some seeds fail in an epoch: a metric, and what was learned, is nan."""
-    compiled = session._compile
+    compiled = training.compile_epoch
 
     def start(epoch, positions):
         def compile_spoilt(experiment, states):
-            compiled_epoch, seconds = compiled(experiment, states)
+            made = compiled(experiment, states)
 
             def run_epoch(states, *tables):
-                states, metrics = compiled_epoch(states, *tables)
+                states, metrics = made.run_epoch(states, *tables)
                 if metrics["epoch"][0] == epoch:
                     states, loss = jax.tree.map(
                         lambda leaf: (
@@ -248,9 +264,9 @@ def spoil(monkeypatch):
                     metrics = metrics | {"selector_total_loss": loss}
                 return states, metrics
 
-            return run_epoch, seconds
+            return made._replace(run_epoch=run_epoch)
 
-        monkeypatch.setattr(session, "_compile", compile_spoilt)
+        monkeypatch.setattr(training, "compile_epoch", compile_spoilt)
 
     monkeypatch.setattr(session, "plot_curves", lambda _: None)
     yield start

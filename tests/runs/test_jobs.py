@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -15,10 +16,12 @@ from darlr_jax.runs.jobs import (
     metrics_of,
     plan_jobs,
     progress,
+    side_by_side,
     total_seconds,
 )
 from darlr_jax.runs.plans import Row, choose_rows, make_plan
 from darlr_jax.runs.writers import MetricsWriter
+from experiments import cli
 from tests.runs.conftest import metrics_row, open_run
 
 SEEDS = [0, 1]
@@ -51,6 +54,28 @@ def test_command_of_a_row(tmp_path):
         f"--workdir={directory} --seeds=0,1 --set=training.epochs=4 "
         "--set=selector.lambda_s=0.0"
     )
+
+
+def test_jobs_share_a_program_where_coefficients_alone_differ(tmp_path):
+    rows = ("darlr", "no_similarity", "no_diversity", "item_in_state", "nearest")
+    jobs = jobs_of(tmp_path, rows=rows)
+    names = [[job.row.name for job in group] for group in side_by_side(jobs, 9)]
+    assert sorted(names, key=len) == [
+        *(["nearest"], ["item_in_state"]),
+        ["darlr", "no_similarity", "no_diversity"],
+    ]
+    assert [len(group) for group in side_by_side(jobs, 1)] == [1] * 5
+    assert [len(group) for group in side_by_side([jobs[0], jobs[0]], 9)] == [1]
+
+
+def test_command_of_jobs_side_by_side(tmp_path):
+    first, second = jobs_of(tmp_path)
+    text = describe(first, second)
+    assert text.startswith(describe(first))
+    *_, last = shlex.split(text)
+    assert last == f"--beside={second.path}: selector.lambda_s=0.0"
+    runs = cli.runs_beside(first.config, str(first.path), [last.partition("=")[2]])
+    assert list(runs.values()) == [first.config, second.config]
 
 
 def test_one_experiment_is_one_directory_in_all_tables(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from darlr_jax import config as config_lib
 from darlr_jax.data.loading import load_dataset
 from darlr_jax.presets import preset
-from experiments import session
+from experiments import session, training
 from tests.experiments.sizes import SYNTHETIC, TRAINING
 from tests.soak.scale import LONG, count, report
 
@@ -70,12 +70,11 @@ def samples(tmp_path_factory):
     overrides = config_lib.parse_overrides(SETTINGS) | {"training.epochs": EPOCHS}
     config = config_lib.replace(preset("synthetic", "mbpo"), overrides)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "Progress", Recorder)
+        patch.setattr(training, "Progress", Recorder)
         session.train(
-            config,
+            {str(folder / "run"): config},
             load_dataset(config.dataset),
             [0],
-            str(folder / "run"),
             cache_dir=folder,
             resume="never",
             overwrite=False,

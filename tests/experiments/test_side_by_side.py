@@ -1,0 +1,262 @@
+"""Runs of other coefficients in one program: each leaves what it would alone."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from darlr_jax import config as config_lib
+from darlr_jax.config import ConfigError
+from darlr_jax.data.loading import load_dataset
+from darlr_jax.experiment import (
+    init_seeds,
+    make_run_epoch,
+    run_epoch,
+    stack_coefficients,
+)
+from darlr_jax.presets import preset
+from darlr_jax.runs.directory import load_config, read_json
+from darlr_jax.training.program import coefficients_of
+from experiments import cli, session, training
+from tests.experiments.sizes import SYNTHETIC, TRAINING
+from tests.simulation.worlds import assemble
+from tests.simulation.worlds import tiny as tiny_config
+
+SEEDS = [3, 0]
+SETTINGS = (
+    *SYNTHETIC,
+    *TRAINING,
+    "world_model.batch_size=32",
+    "training.steps_per_epoch=80",
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(session, "plot_curves", lambda _: None)
+
+
+def configured(epochs, lambda_u):
+    overrides = config_lib.parse_overrides(SETTINGS)
+    overrides |= {"training.epochs": epochs, "reward.lambda_u": lambda_u}
+    return config_lib.replace(preset("synthetic", "mopo"), overrides)
+
+
+def train(cache, runs, every=1):
+    """Trains `runs`, directory -> configuration, in this process."""
+    dataset = load_dataset(next(iter(runs.values())).dataset)
+    session.train(
+        {str(path): config for path, config in runs.items()},
+        dataset,
+        SEEDS,
+        cache_dir=cache,
+        resume="auto",
+        overwrite=False,
+        checkpoint_every=every,
+    )
+
+
+def assert_alike(path, other):
+    """Metrics of two runs, the time apart, to rounding."""
+    first, second = (
+        pd.read_csv(folder / "metrics.csv").drop(columns="seconds")
+        for folder in (path, other)
+    )
+    pd.testing.assert_frame_equal(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_each_run_leaves_what_it_leaves_alone(cache, tmp_path, capsys):
+    careless, careful = configured(2, 0.0), configured(2, 0.7)
+    together = {tmp_path / "careless": careless, tmp_path / "careful": careful}
+    train(cache, together)
+    assert "mopo, 2 runs, 4 seed(s)" in capsys.readouterr().err
+    for path, config in together.items():
+        assert load_config(path) == config
+        record = read_json(path / "run.json")
+        assert record["status"] == "finished"
+        assert record["side_by_side"] == 2
+        train(cache, {path.with_name(f"{path.name}_alone"): config})
+        assert_alike(path, path.with_name(f"{path.name}_alone"))
+    first, second = (
+        pd.read_csv(path / "metrics.csv")["shaped_reward"] for path in together
+    )
+    assert not np.allclose(first, second, rtol=1e-3)
+
+
+def test_a_run_that_lags_catches_up_and_they_go_on_together(cache, tmp_path, capsys):
+    """As after a kill between two checkpoints, or with one that was begun alone."""
+    ahead, behind = tmp_path / "ahead", tmp_path / "behind"
+    train(cache, {ahead: configured(2, 0.0)})
+    train(cache, {ahead: configured(3, 0.0), behind: configured(3, 0.7)})
+    said = capsys.readouterr().err
+    assert f"{ahead}: continues after epoch 2" in said
+    assert "mopo, 2 runs, 4 seed(s)" in said
+    for path in (ahead, behind):
+        assert pd.read_csv(path / "metrics.csv")["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
+        assert read_json(path / "run.json")["status"] == "finished"
+    train(cache, {tmp_path / "alone": configured(3, 0.7)})
+    assert_alike(behind, tmp_path / "alone")
+
+
+def test_a_run_without_a_seed_left_ends_and_the_others_go_on(
+    cache, tmp_path, monkeypatch, capsys
+):
+    """Both seeds of the first run fail in epoch 2; the second one has three epochs."""
+    compiled = training.compile_epoch
+
+    def compile_spoilt(experiment, states):
+        made = compiled(experiment, states)
+
+        def spoilt(states, *tables):
+            states, metrics = made.run_epoch(states, *tables)
+            if metrics["epoch"][0] == 2:
+                loss = metrics["recommender_total_loss"].at[:2].set(math.nan)
+                metrics = metrics | {"recommender_total_loss": loss}
+            return states, metrics
+
+        return made._replace(run_epoch=spoilt)
+
+    monkeypatch.setattr(training, "compile_epoch", compile_spoilt)
+    lost, kept = tmp_path / "lost", tmp_path / "kept"
+    with pytest.raises(FloatingPointError, match="no seed is left"):
+        train(cache, {lost: configured(3, 0.0), kept: configured(3, 0.7)})
+    assert f"error: {lost}: " in capsys.readouterr().err
+    assert read_json(lost / "run.json")["status"] == "failed"
+    assert pd.read_csv(lost / "metrics.csv")["epoch"].max() == 1
+    assert pd.read_csv(kept / "metrics.csv")["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
+    monkeypatch.undo()
+    train(cache, {tmp_path / "alone": configured(3, 0.7)})
+    assert_alike(kept, tmp_path / "alone")
+
+
+# --- what is computed -----------------------------------------------------------------
+
+
+def test_settings_side_by_side_or_a_few_at_a_time_are_the_same():
+    config = tiny_config("mopo", training__steps_per_epoch=2)
+    experiment = assemble(config)
+    other = coefficients_of(config_lib.replace(config, {"reward.lambda_u": 0.5}))
+    stacked = stack_coefficients([experiment.coefficients, other], 2)
+    assert stacked.lambda_u.shape == (4,)
+    seeds = [4, 9, 4, 9]
+    found = {}
+    for at_once in (None, 4, 3, 1):
+        epoch = make_run_epoch(experiment.learner, at_once)
+        states = init_seeds(experiment, seeds)
+        both = experiment._replace(coefficients=stacked)
+        found[at_once] = jax.device_get(run_epoch(both, epoch, states)[1])
+    for at_once in (4, 3, 1):
+        for name, value in found[None].items():
+            np.testing.assert_allclose(
+                found[at_once][name], value, rtol=1e-4, atol=1e-5, err_msg=name
+            )
+    # Each pair of rows is what its setting gives by itself.
+    halves = {slice(0, 2): experiment.coefficients, slice(2, 4): other}
+    for rows, coefficients in halves.items():
+        own = experiment._replace(coefficients=coefficients)
+        epoch = make_run_epoch(experiment.learner)
+        alone = run_epoch(own, epoch, init_seeds(experiment, seeds[rows]))[1]
+        np.testing.assert_allclose(
+            found[None]["shaped_reward"][rows], alone["shaped_reward"], rtol=1e-4
+        )
+
+
+def test_as_many_at_a_time_as_there_is_memory_for(monkeypatch, capsys):
+    experiment = assemble(tiny_config("mbpo", training__steps_per_epoch=2))
+    states = init_seeds(experiment, range(4))
+    all_at_once = training.compile_epoch(experiment, states)
+    assert all_at_once.memory.fits
+    short = all_at_once.memory.total - 1
+    monkeypatch.setattr(training, "memory_of_device", lambda: short)
+    fewer = training.compile_epoch(experiment, states)
+    assert fewer.memory.working < all_at_once.memory.working
+    assert "too much; 2 seeds at a time" in capsys.readouterr().err
+    monkeypatch.setattr(training, "memory_of_device", lambda: 1)
+    training.compile_epoch(experiment, states)
+    said = capsys.readouterr().err
+    assert "too much; 1 seeds at a time" in said
+    assert "may not fit" in said
+
+
+def test_the_forecast_is_an_evaluation_and_the_collects_of_an_epoch(monkeypatch):
+    config = tiny_config("mbpo", training__steps_per_epoch=1000)
+    experiment = assemble(config)
+    collect = config.training.environments * config.environment.max_turn
+    collect = max(collect, config.training.batch_size)
+    states = init_seeds(experiment, [0])
+
+    def trial(compiled, experiment, states, *, steps):
+        assert steps in (0, config.training.batch_size)
+        return (2.0, 0) if steps == 0 else (2.5, collect)
+
+    monkeypatch.setattr(training, "_trial", trial)
+    memory = training.Memory(0, 0, 0, None)
+    compiled = training.Compiled(lambda *_: None, 0.0, memory)
+    found = training._forecast(compiled, experiment, states)
+    assert found == 2.0 + 0.5 * math.ceil(1000 / collect)
+
+
+def test_a_trial_changes_nothing_and_counts_its_transitions():
+    config = tiny_config("mbpo", training__steps_per_epoch=10_000)
+    experiment = assemble(config)
+    states = init_seeds(experiment, [0, 1])
+    compiled = training.compile_epoch(experiment, states)
+    seconds, made = training._trial(compiled, experiment, states, steps=1)
+    assert seconds > 0
+    assert 0 < made <= config.training.environments * config.environment.max_turn
+    assert training._trial(compiled, experiment, states, steps=0)[1] == 0
+    assert states.epoch.tolist() == [0, 0]  # and not donated
+    assert not jnp.any(states.env_steps)
+
+
+# --- flags ----------------------------------------------------------------------------
+
+
+def test_runs_beside_are_the_first_with_other_coefficients():
+    config = configured(2, 0.0)
+    runs = cli.runs_beside(
+        config,
+        "runs/a",
+        ["runs/b: reward.lambda_u=0.5,selector.lambda_s=2", "c:reward.lambda_e=1"],
+    )
+    assert list(runs) == ["runs/a", "runs/b", "c"]
+    assert runs["runs/a"] == config
+    changes = {"reward.lambda_u": 0.5, "selector.lambda_s": 2.0}
+    assert runs["runs/b"] == config_lib.replace(config, changes)
+    assert runs["c"].reward.lambda_e == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("runs/b", "expected DIR: FIELD=VALUE"),
+        (": reward.lambda_u=1", "expected DIR: FIELD=VALUE"),
+        ("runs/b:", "expected DIR: FIELD=VALUE"),
+        ("runs/b: selector.k_sel=3", "selector.k_sel needs a program of its own"),
+        ("runs/b: reward.lambda_u=low", "expected a number"),
+        ("./runs/a: reward.lambda_u=1", "is the directory of two runs"),
+    ],
+)
+def test_what_cannot_stand_beside_is_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        cli.runs_beside(configured(2, 0.0), "runs/a", [text])
+
+
+def test_every_coefficient_is_traced():
+    """What may differ beside each other is what `coefficients_of` reads."""
+    base = preset("synthetic", "darlr")
+    for field in config_lib.COEFFICIENTS:
+        changed = config_lib.replace(base, {field: 0.123})
+        before, after = coefficients_of(base), coefficients_of(changed)
+        moved = [n for n in before._fields if getattr(before, n) != getattr(after, n)]
+        assert moved == [field.rpartition(".")[2]]
