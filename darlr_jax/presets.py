@@ -1,7 +1,7 @@
 """Data set x method -> configuration, each number with its source.
 
-"logs" are the headers of the published ROLeR and DORL runs, "paper" is DARLR (SIGIR
-2025), "ours" is a choice where neither says anything. The module imports neither JAX
+"logs" are the headers of the published ROLeR and DORL runs, "code" is what their code
+does without saying so (docs/deviations.md), "paper" is DARLR (SIGIR 2025), "ours" is a choice where neither says anything. The module imports neither JAX
 nor NumPy.
 """
 
@@ -112,15 +112,21 @@ _METHODS: dict[str, dict[str, Any]] = {
         "reward.exposure_weight": 1.0,
         "reward.exposure_tau": 100.0,
     },
-    "gt": {"tracker.kind": "transformer", "tracker.fresh_items": True},  # logs
+    "gt": {
+        "tracker.kind": "transformer",  # logs
+        "tracker.fresh_items": True,  # logs
+        "tracker.readout": "published",  # code
+    },
     "roler": {
         "tracker.kind": "transformer",  # logs; the average on KuaiRand
         "tracker.fresh_items": True,  # logs ("scratch")
+        "tracker.readout": "published",  # code
         "reward.neighbour_weights": "cosine_norm",  # logs (II-weight-norm: no penalty)
     },
     "darlr": {
         "tracker.kind": "transformer",  # paper
         "tracker.fresh_items": True,  # ours: as ROLeR
+        "tracker.readout": "published",  # ours: as ROLeR
         "selector.lambda_s": 1.0,  # ours, within the range searched by the paper
         "selector.lambda_d": 0.1,  # likewise
     },

@@ -237,7 +237,7 @@ _READINGS: dict[str, tuple[Any, ...]] = {
     "recommender.normalize_advantage": (True,),
     "recommender.mask_used_items": (True,),
     "recommender.probability_floor": (0.0,),
-    "tracker.readout": ("published",),
+    "tracker.readout": ("newest",),
     "tracker.kind": ("average",),
     "tracker.fresh_items": (False,),
     "tracker.window": (5, 10),
