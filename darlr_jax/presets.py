@@ -1,8 +1,8 @@
 """Data set x method -> configuration, each number with its source.
 
 "logs" are the headers of the published ROLeR and DORL runs, "code" is what their code
-does without saying so (docs/deviations.md), "paper" is DARLR (SIGIR 2025), "ours" is a choice where neither says anything. The module imports neither JAX
-nor NumPy.
+does without saying so (docs/deviations.md), "paper" is DARLR (SIGIR 2025), "ours" is a
+choice where neither says anything. The module imports neither JAX nor NumPy.
 """
 
 from __future__ import annotations
