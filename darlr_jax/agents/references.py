@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -36,10 +37,11 @@ def learned(
     *,
     network: SelectorNetwork,
     config: SelectorConfig,
+    select: Callable[..., tuple[Array, Array]] = selector.select_references,
 ) -> tuple[Array, Array]:
-    """K_sel users picked by the selector."""
+    """K_sel users picked by the selector, by way of `select`."""
     assert codes is not None
-    return selector.select_references(
+    return select(
         params, key, user, context, codes, users, network=network, config=config
     )
 
