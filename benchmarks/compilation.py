@@ -25,6 +25,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import machine, options
+from darlr_jax.runs import memory
 from experiments import cli
 
 ONCE = flags.DEFINE_bool(
@@ -91,7 +92,7 @@ def compile_once(config: Any, sizes: Any) -> dict[str, float]:
         "import_seconds": import_seconds,
         "trace_seconds": traced - started,
         "compile_seconds": time.perf_counter() - traced,
-        "host_peak_mib": machine.host_peak_mib(),
+        "host_peak_mib": memory.host_peak_mib(),
     }
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -118,20 +117,6 @@ def processor() -> str:
         return ""
     names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
     return names[0] if names else ""
-
-
-def host_peak_mib() -> float:
-    """Largest memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def device_peak_mib() -> float | None:
-    """Largest memory of the accelerator so far; None where it keeps no count."""
-    import jax
-
-    statistics = jax.devices()[0].memory_stats() or {}
-    peak = statistics.get("peak_bytes_in_use")
-    return None if peak is None else peak / 2**20
 
 
 if __name__ == "__main__":

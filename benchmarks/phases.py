@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from benchmarks import machine, options
+from darlr_jax.runs import memory
 from experiments import cli
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def measure(
         "rates": stopwatch.rates._asdict(),
         "phases": stopwatch.figures,
         "evaluation_share": evaluation_share(stopwatch.figures, config, num_seeds),
-        "host_peak_mib": machine.host_peak_mib(),
-        "device_peak_mib": machine.device_peak_mib(),
+        "host_peak_mib": memory.host_peak_mib(),
+        "device_peak_mib": memory.device_peak_mib(),
     }
 
 

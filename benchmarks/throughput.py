@@ -27,9 +27,10 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import machine, options
+from benchmarks import options
 from darlr_jax import config as config_lib
 from darlr_jax.config import ExperimentConfig
+from darlr_jax.runs import memory
 from experiments import cli
 
 REPEATS = flags.DEFINE_integer("repeats", 5, "Epochs timed.", lower_bound=1)
@@ -83,7 +84,7 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
         "evaluation_episodes_per_second": episodes * num_seeds / eval_seconds,
         "tables_seconds": tables_seconds,
         "compile_seconds": train_compile + eval_compile,
-        "peak_rss_mib": machine.host_peak_mib(),
+        "peak_rss_mib": memory.host_peak_mib(),
     }
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from darlr_jax.types import Array, EnvParams, EpisodeMetrics, ItemFacts, Trajectories
+from darlr_jax.types import (
+    UNVISITED,
+    Array,
+    EnvParams,
+    EpisodeMetrics,
+    ItemFacts,
+    Trajectories,
+)
 
 ACTIVITY_GROUPS = ("light", "medium", "heavy")  # thirds of the users by logged rows
 
@@ -87,3 +94,14 @@ def _gini(counts: Array) -> Array:
     rank = jnp.arange(1, size + 1)
     weighted = jnp.sort(counts) @ rank.astype(jnp.float32)
     return 2.0 * weighted / (size * jnp.sum(counts)) - (size + 1) / size
+
+
+def visited_error(estimates: Array, true_reward: Array) -> Array:
+    """Mean absolute error of the last estimates `[U, I]` of visited cells; analysis.
+
+    0 where nothing has been visited. On data whose labels have another unit than the
+    true reward (KuaiRec) it measures estimates that are made in the latter.
+    """
+    visited = estimates != UNVISITED
+    error = jnp.where(visited, jnp.abs(estimates - true_reward), 0.0)
+    return jnp.sum(error) / jnp.maximum(jnp.sum(visited), 1)

@@ -10,7 +10,7 @@ from darlr_jax.config import ExperimentConfig
 from darlr_jax.data.dataset import Dataset
 from darlr_jax.simulation.tables import build_tables
 from darlr_jax.training.epoch import train_epoch
-from darlr_jax.training.program import build_program, init_state
+from darlr_jax.training.program import build_program, init_state, keeps_estimates
 from darlr_jax.types import (
     Array,
     Key,
@@ -40,6 +40,7 @@ def build(
         train_epoch=functools.partial(train_epoch, program=program),
         policy=Policy(functools.partial(act, networks=program.recommender)),
         policy_params=recommender_params,
+        estimates=stored_estimates if keeps_estimates(config) else None,
         program=program,
     )
     return learner, tables
@@ -52,6 +53,11 @@ def recommender_params(
     del tables
     params: RecommenderParams = state.recommender.params
     return params
+
+
+def stored_estimates(state: TrainState) -> Array:
+    """r_hat_{-1} of every cell `[U, I]`."""
+    return state.previous_estimates
 
 
 def act(

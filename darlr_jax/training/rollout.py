@@ -245,6 +245,8 @@ def _recommend(
         metrics |= _reference_metrics(
             state.user, action.item, references, estimate, first, inputs.tables
         )
+    if trajectory is not None:
+        metrics["intrinsic_reward"] = jnp.mean(trajectory.reward)
     return Transition(
         user=state.user,
         observation=observation,

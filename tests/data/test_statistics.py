@@ -304,6 +304,15 @@ def test_nearest_users_worked_example():
     assert users.tolist() == [[1, 2], [0, 2], [1, 0], [0, 1]]
 
 
+@pytest.mark.parametrize("include_self", [False, True])
+def test_nearest_users_of_some_are_those_of_all(include_self):
+    signatures, some = np.random.default_rng(0).normal(size=(30, 5)), np.array([7, 2])
+    every = statistics.nearest_users(signatures, 4, include_self)
+    found = statistics.nearest_users(signatures, 4, include_self, 1, of=some)
+    for of_all, of_some in zip(every, found, strict=True):
+        np.testing.assert_array_equal(of_some, of_all[some])
+
+
 def test_nearest_users_follow_a_renaming():
     signatures = np.random.default_rng(0).normal(size=(30, 5))
     rename = np.random.default_rng(1).permutation(30)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darlr_jax.evaluation.metrics import episode_metrics
-from darlr_jax.types import EnvParams, ItemFacts, Trajectories
+from darlr_jax.evaluation.metrics import episode_metrics, visited_error
+from darlr_jax.types import UNVISITED, EnvParams, ItemFacts, Trajectories
 from tests import reference_simulation as reference
 
 TURNS, NUM_ITEMS, EPISODES = 4, 6, 5
@@ -140,3 +140,10 @@ def test_gini_of_equal_shares_and_of_one_item(shown, expected):
     )
 
     assert found.Gini == pytest.approx(expected, abs=1e-6)
+
+
+def test_visited_error_is_that_of_visited_cells():
+    estimates = jnp.array([[1.0, UNVISITED], [4.0, UNVISITED]])
+    truth = jnp.array([[2.0, 5.0], [1.0, 5.0]])
+    assert visited_error(estimates, truth) == 2.0
+    assert visited_error(jnp.full((2, 2), UNVISITED), truth) == 0.0

@@ -12,7 +12,7 @@ import pytest
 from darlr_jax.config import ConfigError
 from darlr_jax.data import statistics
 from darlr_jax.data.clusters import balanced_clusters
-from darlr_jax.simulation.tables import build_tables
+from darlr_jax.simulation.tables import build_tables, neighbour_reward
 from tests import reference_simulation as reference
 from tests.simulation.worlds import (
     half_of_the_world,
@@ -50,6 +50,13 @@ def test_neighbours_by_logged_feedback():
     logged = statistics.logged_feedback(DATASET)
     expected = reference.neighbour_reward(WORLD.prediction, logged, 3, "cosine_norm")
     close(tables.rewards.static, expected)
+
+
+def test_neighbour_rewards_of_some_users():
+    every = build("roler").rewards.static
+    some, reward = np.array([5, 0]), tiny("roler").reward
+    found = neighbour_reward(DATASET, WORLD.prediction, reward, some)
+    np.testing.assert_array_equal(found, every[some])
 
 
 def test_one_neighbour_is_the_user_herself():
