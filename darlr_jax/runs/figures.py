@@ -94,11 +94,11 @@ def legend(axis: Any) -> None:
         axis.legend(fontsize="small", frameon=False)
 
 
-def _legend_beneath(figure: Any, axis: Any) -> None:
+def legend_beneath(figure: Any, axis: Any, columns: int = 5) -> None:
     """The legend of one panel, beneath all of them."""
     handles, labels = axis.get_legend_handles_labels()
     if handles:
-        place = {"loc": "outside lower center", "ncols": min(5, len(handles))}
+        place = {"loc": "outside lower center", "ncols": min(columns, len(handles))}
         figure.legend(handles, labels, fontsize="small", frameon=False, **place)
 
 
@@ -130,7 +130,7 @@ def _draw_scores(
     axis.set_yticks(range(len(outcomes)), [outcome.row.name for outcome in outcomes])
     axis.invert_yaxis()
     finish(axis, plan.title, _SCORE_LABEL, "")
-    _legend_beneath(figure, axis)
+    legend_beneath(figure, axis)
     return figure
 
 
@@ -190,7 +190,7 @@ def _draw_curves(
     title = f"Less {', '.join(o for o in others if o)}, paired by seed"
     finish(right, title, "epoch", "difference in R_tra")
     right.axhline(0, color="black", lw=0.8)
-    _legend_beneath(figure, left)
+    legend_beneath(figure, left)
     return figure
 
 
@@ -246,7 +246,7 @@ def _draw_lines(
         title = "Paired difference, all users" if column == 0 else ""
         finish(lower, title, x_label, "difference in R_tra")
         lower.axhline(0, color="black", lw=0.8)
-    _legend_beneath(figure, axes[0, 0])
+    legend_beneath(figure, axes[0, 0])
     return figure
 
 

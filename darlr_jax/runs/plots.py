@@ -20,6 +20,8 @@ from darlr_jax.files import replacing
 from darlr_jax.runs.directory import RunDirectory
 from darlr_jax.runs.results import MODES, load_metrics
 
+_COORDINATES = r' (?:d|x|y|x1|x2|y1|y2|transform|points)="[^"]*"'  # of elements of SVG
+
 
 class _Panel(NamedTuple):
     """Patterns of column names, drawn against the left and the right axis."""
@@ -113,7 +115,10 @@ def to_svg(figure: Any, name: str) -> str:
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
         text = stream.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"(\d+\.\d)\d+", r"\1", text)  # a tenth of a point is fine enough
+    # A tenth of a point is fine enough for lines; numbers that are read stay whole.
+    text = re.sub(
+        _COORDINATES, lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), text
+    )
     return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
 
 

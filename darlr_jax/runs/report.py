@@ -23,8 +23,14 @@ from darlr_jax.runs.comparison import (
     interval,
     outcomes_of,
 )
-from darlr_jax.runs.diagnostics import diagnose
-from darlr_jax.runs.directory import RunDirectory, read_json
+from darlr_jax.runs.directory import RunDirectory, load_config, read_json
+from darlr_jax.runs.error_figures import (
+    Picture,
+    alike,
+    calibration_pictures,
+    estimate_pictures,
+    estimate_table,
+)
 from darlr_jax.runs.fields import changed_fields
 from darlr_jax.runs.figures import (
     COLOURS,
@@ -32,9 +38,10 @@ from darlr_jax.runs.figures import (
     draw_plan,
     finish,
     legend,
+    legend_beneath,
     seed_curves,
 )
-from darlr_jax.runs.plans import Plan
+from darlr_jax.runs.plans import Plan, Row
 from darlr_jax.runs.progress import clock
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.results import (
@@ -44,10 +51,12 @@ from darlr_jax.runs.results import (
     epoch_mean,
     final_policy,
     last_quarter,
+    load_metrics,
     mean_and_interval,
     published_score,
 )
 from darlr_jax.runs.statistics import Interval
+from darlr_jax.runs.symptoms import PATIENCE, History, find_symptoms
 
 
 class _Panel(NamedTuple):
@@ -63,16 +72,23 @@ class _Panel(NamedTuple):
 _PANELS = (
     _Panel(
         "Length and penalty",
-        "Sessions that get shorter while the penalty grows end too early.",
-        ("NX_0_len_tra",),
+        "Premature termination: sessions that get shorter while the penalty grows.",
+        ("NX_0_len_tra", "FB_len_tra"),
         ("penalty",),
     ),
     _Panel(
-        "Inflation and evaluation",
-        "Inflation is how far the references' estimate lies above the user's own. If "
-        "it grows and the true score does not, the selector games its reward.",
+        "True score and inflation",
+        "Reward hacking: inflation, how far the references' estimate lies above the "
+        "user's own, grows and the true score does not.",
         (ALL_USERS,),
         ("inflation",),
+    ),
+    _Panel(
+        "Intrinsic reward and true error",
+        "Reward hacking: what the selector is paid rises and the error of the "
+        "estimates at visited cells (against the true matrix; analysis) does not fall.",
+        ("intrinsic_reward",),
+        ("visited_error",),
     ),
     _Panel(
         "What is paid",
@@ -107,16 +123,35 @@ _PANELS = (
     ),
     _Panel(
         "Dynamic uncertainty",
-        "P'_U on first and on repeated visits of a cell.",
+        "P'_U on first and on repeated visits of a cell, logarithmic.",
         ("uncertainty_first", "uncertainty_repeat"),
+        logarithmic=True,
+    ),
+    _Panel(
+        "Loss",
+        "Of learners from the log alone.",
+        ("loss",),
     ),
 )
-_WORLD_MODEL = _Panel(
-    "World model",
-    "Error on held-out feedback by epoch of its fitting; epoch 0 is before it.",
+_FIT = _Panel(
+    "Error by epoch of the fit",
+    "On held-out feedback; epoch 0 is before fitting.",
     ("held_out_mse", "held_out_mae"),
     ("held_out_pair_accuracy",),
 )
+
+_NAMES = {
+    "NX_0_len_tra": "length, NX_0",
+    "FB_len_tra": "length, FB",
+    ALL_USERS: "R_tra, all users",
+    "knn_overlap": "share among the nearest",
+    "visited_error": "mean absolute error",
+    "uncertainty_first": "first visits",
+    "uncertainty_repeat": "repeated visits",
+    "held_out_mse": "mean squared error",
+    "held_out_mae": "mean absolute error",
+    "held_out_pair_accuracy": "pairs ranked rightly",
+}
 
 _STYLE = """
 :root { color: #1c2430; background: #fff; font: 16px/1.5 system-ui, sans-serif; }
@@ -130,7 +165,7 @@ h1 { font-size: 1.9rem; margin: 0; } h2 { margin-top: 2.6rem; font-size: 1.25rem
 .card b { display: block; font-size: 1.7rem; font-variant-numeric: tabular-nums; }
 .card span { color: #5a6675; font-size: .85rem; display: block; }
 .panels { display: grid; gap: 1rem 1.5rem;
-  grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); }
 figure { margin: 0; } figcaption { color: #5a6675; font-size: .85rem; }
 svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .82rem; }
@@ -139,8 +174,12 @@ td, th { padding: .25rem .6rem; border-bottom: 1px solid #e6ebf1; text-align: le
   white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.note { white-space: normal; min-width: 14rem; }
 td.value { white-space: normal; word-break: break-all; }
-.alarm { color: #a63a00; } .fine { color: #1d6b44; }
-ul.findings { list-style: none; padding: 0; } .findings b { margin-right: .4rem; }
+.alarm { color: #a63a00; }
+ul.findings { list-style: none; padding: 0; } .findings li { margin: .5rem 0; }
+.findings b { display: block; }
+.absent { color: #5a6675; background: #f5f7fa; padding: .5rem .9rem;
+  border-left: 4px solid #b8c2cf; }
+.wide { margin: 1rem 0; }
 .warning { background: #fff5ec; border-left: 4px solid #d55e00; padding: .5rem .9rem; }
 pre { background: #f5f7fa; padding: .7rem; font-size: .82rem;
   white-space: pre-wrap; word-break: break-word; }
@@ -150,33 +189,41 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def run_report(run_dir: str | os.PathLike[str], published: PublishedScores) -> str:
-    """The page of one run.
+    """The page of one run. That of a run of which seeds failed says so first.
 
     Raises:
-      RunError: the run failed or is malformed.
+      RunError: the run is malformed, or has no epoch.
     """
     path = pathlib.Path(run_dir)
-    outcome = outcomes_of([path], None)[0]
-    record = read_json(RunDirectory(path).run_file)
-    config = outcome.config
-    metrics = _metrics(outcome)
-    epochs, wanted = int(metrics["epoch"].max()), config.training.epochs
-    seeds = metrics["seed"].nunique()
-    subtitle = f"{seeds} seed{'s' * (seeds > 1)}, {epochs} epochs. "
-    if record.get("ground_truth"):
-        subtitle += f"Evaluation pays: {record['ground_truth']}."
-    warnings = [_plain(warning) for warning in record.get("warnings", [])]
-    if epochs < wanted:
-        warnings.insert(0, f"The run has {epochs} of {wanted} epochs.")
+    run = RunDirectory(path)
+    record = read_json(run.run_file)
+    failed = record.get("failed_seeds", [])
+    outcome = Outcome(
+        Row(path.name, (config := load_config(path)).method),
+        config,
+        load_metrics(path, without=[failure["seed"] for failure in failed]),
+        "",
+    )
     body = [
-        f"<h1>{_esc(_name(outcome))}</h1><p class='sub'>{_esc(subtitle)}</p>",
-        *(f"<p class='warning'>{_esc(warning)}</p>" for warning in warnings),
+        f"<h1>{_esc(_name(outcome))}</h1>",
+        f"<p class='sub'>{_esc(_subtitle(outcome, record))}</p>",
+        *(
+            f"<p class='warning'>{_esc(text)}</p>"
+            for text in _reservations(outcome, record)
+        ),
         _cards(outcome, published),
         "<h2>Learning</h2>",
         _figure(_score_figure(outcome, published), "score", _LEARNING),
-        "<h2>Diagnostics</h2>",
-        _findings(metrics),
-        _panels(metrics, _world_model(path)),
+        "<h2>Symptoms</h2>",
+        _symptoms(outcome, record),
+        "<h2>Training</h2>",
+        _training_panels(_metrics(outcome)),
+        "<h2>World model</h2>",
+        _world_model(run),
+        "<h2>Reward estimates</h2>",
+        _estimates(run),
+        "<h2>Time and memory</h2>",
+        _costs(_metrics(outcome), record),
         "<h2>Configuration</h2>",
         _configuration(outcome),
         "<h2>Provenance</h2>",
@@ -230,6 +277,18 @@ _LEARNING = (
     "Band: range of the seeds. Users drawn: 100 an epoch, as published; all users: "
     "each user once with common random numbers, so that only policies move the curve."
 )
+_ABSENT = "not recorded"
+_CALIBRATION = (
+    "Held-out rows are logged feedback that was not fitted. The true "
+    "matrix pays the evaluation: what is measured on it is analysis, and no "
+    "configuration may be chosen by it."
+)
+_ESTIMATES = (
+    "Compared with the true reward (analysis) are the user's own row of the world "
+    "model, the mean over her nearest users, the mean over all users and, where the "
+    "method asks reference users, what these answered: for the items that were "
+    "recommended, and for items drawn at random in the same states."
+)
 _COMPARED = (
     "Left: means over seeds. Right: differences between runs of one seed, which "
     "met the same users with the same random numbers."
@@ -282,27 +341,200 @@ def _card(number: Interval | float, label: str, kind: str = "card") -> str:
     )
 
 
-def _findings(metrics: pd.DataFrame) -> str:
-    items = []
-    for finding in diagnose(metrics):
-        kind, mark = ("alarm", "look: ") if finding.alarm else ("fine", "no sign of ")
-        items.append(
-            f"<li><b class='{kind}'>{mark}{_esc(finding.name)}</b>"
-            f"{_esc(finding.text)}</li>"
-        )
-    return f"<ul class='findings'>{''.join(items)}</ul>"
-
-
-def _panels(metrics: pd.DataFrame, world_model: pd.DataFrame | None) -> str:
-    pictures = [
-        _draw_panel(panel, metrics, place) for place, panel in enumerate(_PANELS)
+def _subtitle(outcome: Outcome, record: Mapping[str, Any]) -> str:
+    metrics = _metrics(outcome)
+    device = record.get("device") or {}
+    parts = [
+        _seeds(metrics["seed"].unique()),
+        f"{int(metrics['epoch'].max())} epochs",
+        str(device.get("kind", "device not recorded")),
+        f"commit {str(record.get('commit') or 'not recorded')[:10]}",
+        f"started {record.get('started', 'not recorded')}",
     ]
-    if world_model is not None:
-        pictures.append(_draw_panel(_WORLD_MODEL, world_model, len(_PANELS)))
-    return f"<div class='panels'>{''.join(pictures)}</div>"
+    truth = record.get("ground_truth") or _ABSENT
+    return f"{', '.join(parts)}. Evaluation pays: {truth}."
 
 
-def _draw_panel(panel: _Panel, metrics: pd.DataFrame, place: int) -> str:
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
+
+
+def _reservations(outcome: Outcome, record: Mapping[str, Any]) -> list[str]:
+    """Why the numbers are not (yet) a result, one line each."""
+    said = []
+    failed = record.get("failed_seeds", [])
+    if failed:
+        count = f"{len(failed)} of {len(record['seeds'])} seeds failed"
+        said.append(f"{count}; numbers of the others are no result.")
+        said += [_failure(failure) for failure in failed]
+    elif record.get("status") == "failed":
+        said.append("The run failed; its numbers are no result.")
+    epochs = int(_metrics(outcome)["epoch"].max())
+    if epochs < (wanted := outcome.config.training.epochs):
+        said.append(f"The run has {epochs} of {wanted} epochs.")
+    if outcome.config.dataset.twin:
+        said.append("The data are a generated twin: for speed, never for results.")
+    return said
+
+
+def _failure(failure: Mapping[str, Any]) -> str:
+    return (
+        f"Seed {failure['seed']}: {failure['term']} is {failure['value']} in epoch "
+        f"{failure['epoch']}; its state: {failure.get('state') or _ABSENT}."
+    )
+
+
+def _symptoms(outcome: Outcome, record: Mapping[str, Any]) -> str:
+    """What the run warned of; what an older one would warn of today."""
+    warnings, note = record.get("warnings"), ""
+    if warnings is None:
+        warnings = _found_today(outcome)
+        note = " The run recorded no warnings; these rules are today's."
+    rules: dict[str, list[str]] = {}
+    for warning in warnings:
+        entry = warning if isinstance(warning, Mapping) else {"rule": str(warning)}
+        seen = f"seed {entry.get('seed', '?')} from epoch {entry.get('epoch', '?')}"
+        remedy = f"to change: {entry.get('remedy', _ABSENT)}"
+        text = f"{seen}: {entry.get('seen', _ABSENT)}; {remedy}"
+        rules.setdefault(str(entry.get("rule", _plain(entry))), []).append(text)
+    items = "".join(
+        f"<li><b class='alarm'>{_esc(rule)}</b>{'<br>'.join(map(_esc, texts))}</li>"
+        for rule, texts in rules.items()
+    )
+    epochs = int(_metrics(outcome)["epoch"].max())
+    none = "None of the rules of diverging critics, collapsed policies and selections, "
+    none += f"early termination and reward hacking holds in {epochs} epochs."
+    if epochs < 2 * PATIENCE:
+        note += f" Rules need {PATIENCE} to {2 * PATIENCE} epochs; here are {epochs}."
+    said = "" if items else none
+    return f"<ul class='findings'>{items}</ul><p class='sub'>{_esc(said + note)}</p>"
+
+
+def _found_today(outcome: Outcome) -> list[dict[str, Any]]:
+    config = outcome.config
+    learned = config.reward.references == "learned"
+    history = History(_metrics(outcome).to_dict("records"))
+    k_sel = config.selector.k_sel if learned else None
+    return [symptom._asdict() for symptom in find_symptoms(history, k_sel)]
+
+
+def _training_panels(metrics: pd.DataFrame) -> str:
+    pictures, absent = [], []
+    for place, panel in enumerate(_PANELS):
+        picture = _draw_panel(panel, metrics, f"panel{place}")
+        pictures.append(picture)
+        if not picture:
+            absent.append(f"{panel.title} ({', '.join(panel.left)})")
+    note = f"Not recorded, or not of this method: {'; '.join(absent)}."
+    return f"<div class='panels'>{''.join(pictures)}</div>" + (
+        f"<p class='sub'>{_esc(note)}</p>" if absent else ""
+    )
+
+
+def _world_model(run: RunDirectory) -> str:
+    """Its fit, its calibration and where it errs."""
+    fit, body = _fit_epochs(run), []
+    if fit is None:
+        body.append(_not_recorded(run.world_model, "its method may need no such model"))
+    pictures = [] if fit is None else [_draw_panel(_FIT, fit, "fit")]
+    if run.calibration.exists():
+        calibration = read_json(run.calibration)
+        note = " ".join([_CALIBRATION, *alike(calibration)])
+        body += [_measured(calibration), f"<p class='sub'>{_esc(note)}</p>"]
+        pictures += _drawn(calibration_pictures(calibration), "calibration")
+    else:
+        body.append(_not_recorded(run.calibration, "the run is older, or had none"))
+    return "".join(body) + f"<div class='panels'>{''.join(pictures)}</div>"
+
+
+def _measured(calibration: Mapping[str, Any]) -> str:
+    """The overall errors of both parts as a table."""
+    rows = []
+    for name, title in (
+        ("held_out", "held-out rows"),
+        ("true_matrix", "true matrix (analysis)"),
+    ):
+        part = calibration[name]
+        fit, score = part.get("fit", {}), part.get("z_score", {})
+        numbers = {
+            "mean abs. error": fit.get("mae"),
+            "bias": fit.get("bias"),
+            "rank correlation": fit.get("rank_correlation"),
+            "pairs ranked rightly": fit.get("pair_accuracy"),
+            "z-score": score.get("mean"),
+            "z-score, RMS": score.get("root_mean_square"),
+        }
+        counts = {"cells": f"{part['cells']:,} of {part['available']:,}"}
+        rows.append({"measured on": title} | counts | {
+            key: math.nan if value is None else value for key, value in numbers.items()
+        })  # fmt: skip
+    return _table(pd.DataFrame(rows))
+
+
+def _estimates(run: RunDirectory) -> str:
+    """What trained agents are paid, against the truth."""
+    if not run.estimates.exists():
+        return _not_recorded(
+            run.estimates, "it is written behind the last epoch of agents that learn "
+            "from estimates; the run is older, unfinished, or of another kind"
+        )  # fmt: skip
+    estimates = read_json(run.estimates)
+    pictures = _drawn(estimate_pictures(estimates), "estimates")
+    about = (
+        f"After epoch {estimates['epoch']}, {estimates['users']:,} users played one "
+        f"training episode each, with the agents of {_seeds(estimates['seeds'])}."
+    )
+    return (
+        f"<p>{_esc(about)} {_ESTIMATES}</p>{_table(estimate_table(estimates))}"
+        f"<div class='panels'>{''.join(pictures)}</div>"
+    )
+
+
+def _drawn(pictures: Sequence[Picture], name: str) -> list[str]:
+    return [
+        _figure(picture.figure, f"{name}{place}", picture.caption)
+        for place, picture in enumerate(pictures)
+    ]
+
+
+def _not_recorded(file: pathlib.Path, why: str) -> str:
+    return f"<p class='absent'>{_esc(file.name)}: {_ABSENT} ({_esc(why)}).</p>"
+
+
+def _costs(metrics: pd.DataFrame, record: Mapping[str, Any]) -> str:
+    sessions = [*record.get("earlier_sessions", []), record]
+    seconds = {
+        name: [session[name] for session in sessions if session.get(name) is not None]
+        for name in ("run_seconds", "compile_seconds")
+    }
+    run, compiled = (
+        _seconds(sum(values)) if values else _ABSENT for values in seconds.values()
+    )
+    facts = {"epochs, all sessions": run, "compilation, all sessions": compiled}
+    if {"seconds", "env_steps"} <= set(metrics.columns):
+        by_epoch = metrics.groupby("epoch")["seconds"].max()
+        made = metrics.groupby("seed")["env_steps"].max().sum()
+        facts |= {
+            "an epoch, median": _seconds(by_epoch.median()),
+            "transitions": f"{made:,.0f}, {made / by_epoch.sum():,.0f} a second",
+        }
+    shared = record.get("side_by_side", 1)
+    if shared > 1:
+        facts["shared by"] = f"{shared} runs in one program; seconds are of all"
+    memory = record.get("peak_memory_mib") or {}
+    for place in ("host", "device"):
+        peak = memory.get(place)
+        facts[f"peak memory, {place}"] = _ABSENT if peak is None else f"{peak:,.0f} MiB"
+    return _pairs(facts)
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return _ABSENT
+    return f"{value:.1f} s" if value < 120 else clock(float(value))
+
+
+def _draw_panel(panel: _Panel, metrics: pd.DataFrame, prefix: str) -> str:
     """A panel as SVG; empty where the run has none of its columns."""
     left = [name for name in panel.left if name in metrics.columns]
     right = [name for name in panel.right if name in metrics.columns]
@@ -313,7 +545,11 @@ def _draw_panel(panel: _Panel, metrics: pd.DataFrame, place: int) -> str:
         return ""
     axis = figure.subplots()
     for number, name in enumerate(left):
-        draw_band(axis, seed_curves(metrics, name), _words(name), COLOURS[number])
+        curves = seed_curves(metrics, name)
+        if panel.logarithmic:  # P'_U is 0 in an epoch without first visits
+            curves = curves.where(curves > 0)
+        draw_band(axis, curves, _words(name), COLOURS[number])
+    axis.xaxis.get_major_locator().set_params(integer=True)
     finish(axis, panel.title, "epoch", _words(left[0]) if len(left) == 1 else "")
     if panel.logarithmic:
         axis.set_yscale("log")
@@ -324,15 +560,13 @@ def _draw_panel(panel: _Panel, metrics: pd.DataFrame, place: int) -> str:
         other.set_ylabel(_words(right[0]), color=COLOURS[len(left)])
         other.spines["top"].set_visible(False)
     if len(left) > 1:
-        legend(axis)
-    return _figure(figure, f"panel{place}", panel.reading)
+        legend_beneath(figure, axis)
+    return _figure(figure, prefix, panel.reading)
 
 
 def _words(column: str) -> str:
     """The name of a column as a label of a picture."""
-    return {"NX_0_len_tra": "length, NX_0", ALL_USERS: "R_tra, all users"}.get(
-        column, column.removeprefix("held_out_").replace("_", " ")
-    )
+    return _NAMES.get(column, column.replace("_", " "))
 
 
 def _score_figure(outcome: Outcome, published: PublishedScores) -> Any | None:
@@ -340,6 +574,7 @@ def _score_figure(outcome: Outcome, published: PublishedScores) -> Any | None:
     if figure is None:
         return None
     axis, metrics = figure.subplots(), _metrics(outcome)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     draw_band(axis, seed_curves(metrics, SCORE), "users drawn", COLOURS[5])
     if ALL_USERS in metrics.columns:
         draw_band(axis, seed_curves(metrics, ALL_USERS), "all users", COLOURS[0])
@@ -373,17 +608,15 @@ def _configuration(outcome: Outcome) -> str:
 
 def _provenance(record: Mapping[str, Any]) -> str:
     device = record.get("device") or {}
-    seconds = record.get("run_seconds")
+    host = record.get("host") or {}
     facts = {
         "seeds": ", ".join(map(str, record.get("seeds", []))),
         "status": record.get("status"),
         "device": " ".join(
             str(device.get(k, "")) for k in ("count", "platform", "kind")
         ),
-        "training": None if seconds is None else clock(float(seconds)),
-        "compilation": None
-        if (c := record.get("compile_seconds")) is None
-        else f"{c:.1f} s",
+        "host": ", ".join(f"{name} {value}" for name, value in host.items()),
+        "earlier sessions": len(record.get("earlier_sessions", [])),
         "commit": record.get("commit"),
         "started": record.get("started"),
         "ended": record.get("ended"),
@@ -394,18 +627,28 @@ def _provenance(record: Mapping[str, Any]) -> str:
     command = " ".join(map(str, record.get("command", [])))
     return (
         f"<pre>{_esc(command)}</pre>"
-        f"{_pairs({name: value for name, value in facts.items() if value})}"
+        f"{_pairs({n: _ABSENT if v in (None, '') else v for n, v in facts.items()})}"
         f"<details><summary>data, by SHA-256</summary>"
         f"{_pairs(record.get('data', {}))}</details>"
     )
 
 
 def _run_details(outcome: Outcome, run_dir: str | os.PathLike[str]) -> str:
-    record = read_json(RunDirectory(run_dir).run_file)
+    run = RunDirectory(run_dir)
+    record = read_json(run.run_file)
+    tables = [
+        _measured(read_json(run.calibration))
+        if run.calibration.exists()
+        else _not_recorded(run.calibration, "the run is older, or had no world model"),
+        _table(estimate_table(read_json(run.estimates)))
+        if run.estimates.exists()
+        else _not_recorded(run.estimates, "the run is older, or of another kind"),
+    ]
     return (
-        f"<details><summary>{_esc(outcome.row.name)}: diagnostics, configuration, "
-        f"provenance</summary>{_findings(_metrics(outcome))}{_configuration(outcome)}"
-        f"{_provenance(record)}</details>"
+        f"<details><summary>{_esc(outcome.row.name)}: symptoms, errors, costs, "
+        f"configuration, provenance</summary>{_symptoms(outcome, record)}"
+        f"{''.join(tables)}{_costs(_metrics(outcome), record)}"
+        f"{_configuration(outcome)}{_provenance(record)}</details>"
     )
 
 
@@ -473,10 +716,9 @@ def _metrics(outcome: Outcome) -> pd.DataFrame:
     return outcome.metrics
 
 
-def _world_model(path: pathlib.Path) -> pd.DataFrame | None:
+def _fit_epochs(run: RunDirectory) -> pd.DataFrame | None:
     """world_model.json as metrics of a single seed; None where a run has none."""
-    file = path / "world_model.json"
-    if not file.exists():
+    if not run.world_model.exists():
         return None
-    epochs = pd.DataFrame(read_json(file).get("epochs", [])).astype(float)
+    epochs = pd.DataFrame(read_json(run.world_model).get("epochs", [])).astype(float)
     return None if epochs.empty else epochs.assign(seed=0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -35,8 +35,14 @@ _T_975 = (
 )
 
 
-def load_metrics(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
+def load_metrics(
+    run_dir: str | os.PathLike[str], without: Collection[int] = ()
+) -> pd.DataFrame:
     """The metrics of a run: one row per seed and epoch, sorted by both.
+
+    Args:
+      run_dir: its directory.
+      without: seeds to leave out; those that failed have fewer epochs.
 
     Raises:
       RunError: metrics.csv is missing, malformed or incomplete: where, and how.
@@ -61,6 +67,9 @@ def load_metrics(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
             raise RunError(f"{file}: column {name} has empty cells")
     metrics = metrics.astype({"seed": int, "epoch": int})
     metrics = metrics.sort_values(["seed", "epoch"], ignore_index=True)
+    metrics = metrics[~metrics["seed"].isin(without)].reset_index(drop=True)
+    if metrics.empty:
+        raise RunError(f"{file}: no seed is left that has not failed")
     for seed, epochs in metrics.groupby("seed")["epoch"]:
         if list(epochs) != list(range(1, len(epochs) + 1)):
             raise RunError(f"{file}: seed {seed} has missing or repeated epochs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -69,6 +70,20 @@ def test_all_panels(tmp_path, figures):
         line.get_label() for axis in figures[0].axes[1:] for line in axis.get_lines()
     }
     assert drawn == {*EVERYTHING, "recommender_policy_loss", "recommender_entropy"}
+
+
+def test_numbers_of_a_page_are_whole():
+    """Lines may be rounded; what stands at an axis must not be."""
+    pytest.importorskip("matplotlib")
+    figure = plots.new_figure(4.0, 3.0, "a")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0.0123, 0.0178])
+    axis.set_yticks([0.0125, 0.0175])
+    axis.set_title("0.12345")
+    text = plots.to_svg(figure, "a")
+    for number in ("0.0125", "0.0175", "0.12345"):
+        assert f">{number}<" in text
+    assert not re.search(r' d="[^"]*\.\d\d', text)
 
 
 def test_without_matplotlib_one_line_says_what_to_do(write_run, monkeypatch, caplog):

@@ -1,24 +1,28 @@
-"""report.py, diagnostics.py: a page that stands alone, and alarms worked by hand."""
+"""report.py: a page that stands alone, of runs with and without the newer files."""
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import json
-import math
 import pathlib
 import re
 import sys
 
-import pandas as pd
+import numpy as np
 import pytest
 
-from darlr_jax.runs.diagnostics import diagnose
-from darlr_jax.runs.directory import RunDirectory, RunError
+from darlr_jax.evaluation.calibration import calibration_report
+from darlr_jax.evaluation.estimates import Estimates, estimate_errors
+from darlr_jax.runs.directory import RunDirectory, RunError, write_json
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.report import results_report, run_report
+from experiments.diagnosis import plain
+from tests.simulation.worlds import invented_world_model, tiny, tiny_dataset
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PUBLISHED = PublishedScores(ROOT / "results" / "published")
+COMMITTED = sorted((ROOT / "results" / "raw").glob("*/*"))
 VOID = {"meta", "br", "hr"}
 ATTACK = "</style><script>alert('x')</script>&\"'"
 
@@ -94,15 +98,16 @@ def test_what_the_page_of_a_run_says(run):
     assert "<b>78.04</b>" in text and "ours is -32.54 from it" in text
     assert "The run has 8 of 200 epochs." in text
     assert "Nothing is changed of the preset" not in text  # its dataset differs
-    assert "collapse of the recommender" in text
+    assert text.count("<li><b class='alarm'>") == 2  # the two warnings of run.json
 
 
 def test_panels_are_those_of_the_columns(run):
     pytest.importorskip("matplotlib")
     text = run_report(run, PUBLISHED)
     assert ">Entropy of the policies<" in text
-    assert ">World model<" in text
+    assert ">Error by epoch of the fit<" in text
     assert ">Whom the selector picks<" not in text  # no such column here
+    assert "Whom the selector picks (effective_users_picked)" in text
 
 
 def test_without_matplotlib_the_page_says_so(run, monkeypatch):
@@ -124,83 +129,167 @@ def test_the_page_of_a_group(run, write_run):
     assert "<td>0 of 2</td>" in text
 
 
-def test_a_failed_run_has_no_page(run):
-    failure = {"seed": 1, "epoch": 3, "term": "loss", "value": "inf", "state": ""}
-    update_json(RunDirectory(run).run_file, failed_seeds=[failure])
+def test_a_run_without_warnings_is_judged_by_todays_rules(run):
+    record = json.loads(RunDirectory(run).run_file.read_text())
+    del record["warnings"]
+    RunDirectory(run).run_file.write_text(json.dumps(record))
+    text = run_report(run, PUBLISHED)
+    assert "early termination and reward hacking holds in 8 epochs." in text
+    assert "The run recorded no warnings; these rules are today&#x27;s." in text
+    lines = RunDirectory(run).metrics_csv.read_text().splitlines()
+    place = lines[0].split(",").index("recommender_entropy")
+    cells = [line.split(",") for line in lines]
+    for row in cells[1:]:
+        row[place] = "0.001"
+    text = "\n".join(",".join(row) for row in cells) + "\n"
+    RunDirectory(run).metrics_csv.write_text(text)
+    text = run_report(run, PUBLISHED)
+    assert "collapsed policy (recommender)" in text
+    assert "seed 1 from epoch 5: policy entropy 0.001 nats; to change: raise" in text
+
+
+def fail(run, *seeds):
+    """Marks seeds as failed in epoch 4, as a run does: their rows end before."""
+    record = [
+        {"seed": seed, "epoch": 4, "term": "loss", "value": "inf", "state": "there"}
+        for seed in seeds
+    ]
+    update_json(RunDirectory(run).run_file, failed_seeds=record)
+    header, *lines = RunDirectory(run).metrics_csv.read_text().splitlines(True)
+    cells = [(line, line.split(",")) for line in lines]
+    kept = [line for line, (seed, epoch, *_) in cells
+            if int(seed) not in seeds or int(epoch) < 4]  # fmt: skip
+    RunDirectory(run).metrics_csv.write_text("".join([header, *kept]))
+
+
+def test_a_run_of_which_seeds_failed_says_so_first(run):
+    fail(run, 1)
+    text = run_report(run, PUBLISHED)
+    assert "1 of 2 seeds failed; numbers of the others are no result." in text
+    assert "Seed 1: loss is inf in epoch 4; its state: there." in text
+    assert text.index("seeds failed") < text.index("<div class='cards'>")
+    assert "1 seed, 8 epochs" in text
     with pytest.raises(RunError, match="1 of 2 seeds failed"):
+        results_report("coat", [run], PUBLISHED, "mbpo")  # a table takes no such run
+
+
+def test_a_run_of_which_all_seeds_failed_has_no_page(run):
+    fail(run, 0, 1)
+    with pytest.raises(RunError, match="no seed is left that has not failed"):
         run_report(run, PUBLISHED)
-    update_json(RunDirectory(run).run_file, failed_seeds=[], status="failed")
+
+
+def test_a_run_that_failed_says_so(run):
+    update_json(RunDirectory(run).run_file, status="failed")
+    assert "The run failed; its numbers are no result." in run_report(run, PUBLISHED)
     with pytest.raises(RunError, match="the run failed"):
-        run_report(run, PUBLISHED)
+        results_report("coat", [run], PUBLISHED, "mbpo")
 
 
-# --- diagnostics ----------------------------------------------------------------------
-
-EPOCHS = range(1, 9)
-
-
-def curves(**columns):
-    table = pd.DataFrame({"seed": 0, "epoch": EPOCHS, "NX_0_R_tra": 50.0})
-    return table.assign(**columns)
-
-
-def alarms(**columns):
-    findings = {f.name: f.alarm for f in diagnose(curves(**columns))}
-    return findings
+def test_what_a_run_has_not_recorded_is_said(run):
+    (run / "world_model.json").unlink()
+    text = run_report(run, PUBLISHED)
+    for name in ("world_model.json", "calibration.json", "estimates.json"):
+        assert f"<p class='absent'>{name}: not recorded (" in text
+    assert "Dynamic uncertainty (uncertainty_first, uncertainty_repeat)" in text
+    assert "<td>peak memory, host</td><td class='value'>not recorded</td>" in text
+    group = results_report("coat", [run], PUBLISHED, "mbpo")
+    assert "<p class='absent'>calibration.json: not recorded (" in group
 
 
-def rising(start, end):
-    return [start + (end - start) * (epoch - 1) / 7 for epoch in EPOCHS]
+def test_costs_are_those_of_all_sessions(run):
+    update_json(
+        RunDirectory(run).run_file,
+        run_seconds=30.0,
+        compile_seconds=None,
+        side_by_side=3,
+        peak_memory_mib={"host": 2048.4, "device": None},
+        earlier_sessions=[{"run_seconds": 70.0, "compile_seconds": 5.0}, {}],
+    )
+    text = run_report(run, PUBLISHED)
+    for name, value in {
+        "epochs, all sessions": "100.0 s",
+        "compilation, all sessions": "5.0 s",
+        "an epoch, median": "0.5 s",
+        "transitions": "1,600, 400 a second",  # 100 an epoch, two seeds in 0.5 s
+        "shared by": "3 runs in one program; seconds are of all",
+        "peak memory, host": "2,048 MiB",
+        "peak memory, device": "not recorded",
+    }.items():
+        assert f"<td>{name}</td><td class='value'>{value}</td>" in text
 
 
-@pytest.mark.parametrize(
-    ("length", "penalty", "alarm"),
-    [
-        (rising(30, 10), rising(0.1, 0.3), True),
-        (rising(30, 10), rising(0.3, 0.1), False),  # the penalty does not drive it
-        (rising(30, 28), rising(0.1, 0.3), False),  # hardly shorter
-    ],
+# --- calibration and estimates --------------------------------------------------------
+
+DATASET = tiny_dataset(tiny().dataset)
+ESTIMATORS = (
+    *("own estimate", "nearest users (ROLeR)", "mean of all users"),
+    "selected users",
 )
-def test_premature_termination(length, penalty, alarm):
-    found = alarms(NX_0_len_tra=length, penalty=penalty)
-    assert found == {"premature termination": alarm}
 
 
-@pytest.mark.parametrize(
-    ("inflation", "score", "alarm"),
-    [
-        (rising(0.1, 0.9), rising(50, 40), True),
-        (rising(0.1, 0.9), rising(50, 60), False),  # the true score gains
-        (rising(0.1, 0.15), rising(50, 40), False),  # hardly inflated
-        (rising(0.1, -0.9), rising(50, 40), False),  # the references answer low
-    ],
-)
-def test_reward_hacking(inflation, score, alarm):
-    found = alarms(inflation=inflation, NX_0_all_users_R_tra=score)
-    assert found == {"reward hacking by the selector": alarm}
+def write_calibration(run, dataset=DATASET):
+    report = calibration_report(dataset, invented_world_model(DATASET))
+    write_json(RunDirectory(run).calibration, plain(report))
 
 
-@pytest.mark.parametrize("agent", ["recommender", "selector"])
-@pytest.mark.parametrize(("end", "alarm"), [(500.0, True), (20.0, False)])
-def test_critic_divergence(agent, end, alarm):
-    found = alarms(**{f"{agent}_value_loss": rising(10, end)})
-    assert found == {f"divergence of the {agent}'s critic": alarm}
+def write_estimates(run, same_unit=True):
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 12, 90), rng.integers(0, 10, 90)
+    values = {name: rng.uniform(1, 5, 90) for name in ESTIMATORS}
+    estimates = Estimates(users, items, rng.integers(0, 9, 90), values)
+    units = dict.fromkeys(values, same_unit)
+    made = estimate_errors(estimates, DATASET.true_reward, np.arange(12), units)
+    report = {"epoch": 8, "users": 1234, "seeds": [0, 1], "recommended": made}
+    report |= {"other": made, "by_seed": [made["overall"]] * 2}
+    write_json(RunDirectory(run).estimates, plain(report))
+    return made["overall"]
 
 
-@pytest.mark.parametrize(("end", "alarm"), [(0.0, True), (2.0, False)])
-def test_entropy_collapse(end, alarm):
-    entropy = [4.0] * 4 + [end] * 4
-    assert alarms(selector_entropy=entropy) == {
-        "collapse of the selector's entropy": alarm
-    }
+def test_calibration_and_estimates_are_shown(run):
+    pytest.importorskip("matplotlib")
+    write_calibration(run)
+    overall = write_estimates(run)
+    text = run_report(run, PUBLISHED)
+    page = Page(text)
+    assert len(set(page.ids)) == len(page.ids)
+    for title in (
+        *(">Calibration of the mean<", ">Calibration of the variance<", ">Coverage<"),
+        *(">logged rows of the item<", ">true reward of the cell<"),
+        ">recommendations of the cell<",
+    ):
+        assert title in text
+    assert "<td>true matrix (analysis)</td><td>120 of 120</td>" in text
+    assert "After epoch 8, 1,234 users played one training episode each" in text
+    mae = f"{overall['selected users']['mae']:.2f}"
+    assert f"<td>selected users</td><td>90</td><td>{mae}</td>" in text
+    assert f"<td>{mae}, {mae}</td>" in text  # of each seed
+    order = [text.index(f"<td>{name}</td>") for name in ESTIMATORS]
+    assert order == sorted(order)
+    assert "calibration.json: not recorded" not in text
+    assert "Every user has 30 logged rows." in text
 
 
-def test_numbers_of_a_finding():
-    loss = [8.0, 8.0, 2.0, 2.0, 4.0, 4.0, 6.0, 6.0]
-    (finding,) = diagnose(curves(recommender_value_loss=loss))
-    assert finding.text == "value loss 6 at the end, 2 at its best"
+def test_in_another_unit_rankings_are_shown(run):
+    pytest.importorskip("matplotlib")
+    log = dataclasses.replace(DATASET.log, rewards=2 * DATASET.log.rewards)
+    write_calibration(run, dataclasses.replace(DATASET, log=log))
+    write_estimates(run, same_unit=False)
+    text = run_report(run, PUBLISHED)
+    Page(text)
+    assert ">rank correlation<" in text
+    assert "<td>selected users</td><td>90</td><td>n/a</td>" in text
 
 
-def test_a_single_epoch_is_its_own_quarter():
-    one = curves(recommender_entropy=4.0, recommender_value_loss=math.pi).head(1)
-    assert [finding.alarm for finding in diagnose(one)] == [False, False]
+def test_tables_are_shown_without_matplotlib(run, monkeypatch):
+    write_calibration(run)
+    write_estimates(run)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    text = run_report(run, PUBLISHED)
+    assert "<td>selected users</td>" in text
+    assert "matplotlib is not installed" in text
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+def test_every_committed_run_has_a_page(path):
+    Page(run_report(path, PUBLISHED))
