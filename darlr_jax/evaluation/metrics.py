@@ -99,8 +99,8 @@ def _gini(counts: Array) -> Array:
 def visited_error(estimates: Array, true_reward: Array) -> Array:
     """Mean absolute error of the last estimates `[U, I]` of visited cells; analysis.
 
-    0 where nothing has been visited. On data whose labels have another unit than the
-    true reward (KuaiRec) it measures estimates that are made in the latter.
+    0 where nothing has been visited. It tells something where estimates are made in
+    the unit of the true reward; on KuaiRec the world model's own are not.
     """
     visited = estimates != UNVISITED
     error = jnp.where(visited, jnp.abs(estimates - true_reward), 0.0)
