@@ -2,6 +2,7 @@
 
     python -m benchmarks.report --quick          minutes on two cores
     python -m benchmarks.report                  everything
+    python -m benchmarks.report --accelerator    many seeds, and KuaiRand as it is
     python -m benchmarks.report --only=coat_mbpo,growth_seeds
     python -m benchmarks.report --tables_only    the page again, from what is there
 
@@ -32,6 +33,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "speed.md"
 
 QUICK = flags.DEFINE_bool("quick", False, "Only the pieces of a few minutes.")
+ACCELERATOR = flags.DEFINE_bool(
+    "accelerator", False, "The pieces that are for an accelerator."
+)
 ONLY = flags.DEFINE_list("only", None, "Only these pieces, by name.")
 TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Measure nothing.")
 
@@ -88,11 +92,37 @@ PIECES = (
     _growth("environments", quick=False),
 )
 
+_K_SEL_10 = ("--k_sel=10",)
+
+
+def _many_seeds(dataset: str, method: str, *options: str, values: str) -> Piece:
+    """How a run's cost falls as runs are added."""
+    arguments = (f"--dataset={dataset}", f"--method={method}", *options)
+    grown = ("benchmarks.growth", "--over=seeds", f"--values={values}", *arguments)
+    return Piece(f"growth_seeds_{dataset}_{method}", grown)
+
+
+ON_ACCELERATOR = (
+    _phases("coat", "mbpo", *_TRAINING),
+    _phases("coat", "roler", *_TRAINING),
+    _phases("coat", "darlr", *_TRAINING),
+    _phases("kuairec", "mbpo", *_TRAINING),
+    _phases("kuairec", "darlr", *_TRAINING, *_K_SEL_10),
+    _phases("kuairand", "darlr", "--measure=training"),
+    _many_seeds("coat", "mbpo", values="1,8,64,512"),
+    _many_seeds("coat", "darlr", values="1,8,64"),
+    _many_seeds("kuairec", "mbpo", values="1,8,64"),
+    _many_seeds("kuairec", "darlr", *_K_SEL_10, values="1,8,32"),
+)
+
 
 def main(argv: list[str]) -> None:
     """Measures what was asked for, then writes the page."""
     del argv
-    pieces = [] if TABLES_ONLY.value else chosen(QUICK.value, ONLY.value)
+    pieces: list[Piece] = []
+    if not TABLES_ONLY.value:
+        kind = ON_ACCELERATOR if ACCELERATOR.value else PIECES
+        pieces = chosen(QUICK.value, ONLY.value, kind)
     failed = measure_all(pieces)
     write_page()
     if failed:
@@ -106,14 +136,16 @@ def write_page() -> None:
     cli.say(f"written: {PAGE}")
 
 
-def chosen(quick: bool, only: Sequence[str] | None) -> list[Piece]:
-    """The pieces that flags ask for. Raises ConfigError where one is not known."""
-    names = [piece.name for piece in PIECES]
+def chosen(
+    quick: bool, only: Sequence[str] | None, pieces: Sequence[Piece] = PIECES
+) -> list[Piece]:
+    """Those of `pieces` that flags ask for. Raises ConfigError on an unknown name."""
+    names = [piece.name for piece in pieces]
     for name in only or ():
         if name not in names:
             raise ConfigError(f"--only={name}: {nearest_name(name, names)}")
     wanted = names if only is None else only
-    return [p for p in PIECES if p.name in wanted and (p.quick or not quick)]
+    return [p for p in pieces if p.name in wanted and (p.quick or not quick)]
 
 
 def measure_all(pieces: Sequence[Piece]) -> list[str]:

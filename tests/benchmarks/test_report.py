@@ -157,9 +157,11 @@ def test_page_without_markers_is_refused(page):
         tables.replace_between(page, "new")
 
 
-def test_pieces_have_names_of_their_own():
-    names = [piece.name for piece in report.PIECES]
+@pytest.mark.parametrize("pieces", [report.PIECES, report.ON_ACCELERATOR])
+def test_pieces_have_names_of_their_own(pieces):
+    names = [piece.name for piece in pieces]
     assert len(set(names)) == len(names)
+    assert report.chosen(False, None, pieces) == list(pieces)
 
 
 def test_pieces_are_chosen():
