@@ -17,11 +17,12 @@ from absl import flags
 from darlr_jax.files import replacing
 from darlr_jax.runs.comparison import (
     comparison_table,
+    matrix_of,
     outcomes_of,
-    require_one_matrix,
     runs_of,
+    with_matrix,
 )
-from darlr_jax.runs.directory import RunDirectory, RunError, load_config, read_json
+from darlr_jax.runs.directory import RunError, load_config
 from darlr_jax.runs.fields import changed_fields
 from darlr_jax.runs.formats import to_csv
 from darlr_jax.runs.published import PublishedScores
@@ -55,10 +56,11 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
     runs = runs_of(root / "raw" / dataset)
     published = PublishedScores(root / "published")
     table = comparison_table(dataset, outcomes_of(runs, AGAINST), published)
+    truth = matrix_of(runs)
     return {
         f"tables/{dataset}.md": dataset_table(root, dataset) + "\n",
-        f"tables/{dataset}_paired.md": to_markdown(table) + "\n",
-        f"tables/{dataset}_paired.csv": to_csv(table),
+        f"tables/{dataset}_paired.md": f"{to_markdown(table)}{_note(truth)}\n",
+        f"tables/{dataset}_paired.csv": to_csv(with_matrix(table, truth)),
         f"reports/{dataset}.html": results_report(dataset, runs, published, AGAINST),
     }
 
@@ -71,10 +73,11 @@ def dataset_table(root: pathlib.Path, dataset: str) -> str:
     changes = [_in_words(changed_fields(load_config(run))) for run in runs]
     if any(changes):
         table.insert(1, "changed", changes)
-    records = {run.name: read_json(RunDirectory(run).run_file) for run in runs}
-    truth = require_one_matrix({n: r.get("ground_truth") for n, r in records.items()})
-    note = f"\n\nEvaluation pays: {truth}." if truth is not None else ""
-    return to_markdown(table) + note
+    return to_markdown(table) + _note(matrix_of(runs))
+
+
+def _note(truth: str | None) -> str:
+    return "" if truth is None else f"\n\nEvaluation pays: {truth}."
 
 
 def _in_words(changes: dict[str, object]) -> str:

@@ -21,6 +21,7 @@ from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
     interval,
+    matrix_of,
     outcomes_of,
 )
 from darlr_jax.runs.directory import RunDirectory, load_config, read_json
@@ -256,6 +257,7 @@ def results_report(
     scores = draw_plan(plan, outcomes, published, "scores")
     curves = draw_plan(plan._replace(figure="curves"), outcomes, published, "curves")
     table = comparison_table(dataset, outcomes, published)
+    truth = matrix_of(run_dirs)
     body = [
         f"<h1>{_esc(title)}</h1>",
         f"<p class='sub'>{len(outcomes)} runs, beside the published ones.</p>",
@@ -264,6 +266,7 @@ def results_report(
         "<h2>Table</h2>",
         _table(table),
         f"<p class='sub'>{_esc(_LEGEND)}</p>",
+        *([f"<p class='sub'>Evaluation pays: {_esc(truth)}.</p>"] if truth else []),
         "<h2>Runs</h2>",
         *(
             _run_details(outcome, run)

@@ -1,0 +1,68 @@
+"""experiments.make_tables: every table says which matrix pays the evaluation."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+
+import pytest
+
+from darlr_jax.config import ExperimentConfig, replace
+from darlr_jax.runs.directory import RunError
+from darlr_jax.runs.writers import MetricsWriter
+from experiments import make_tables
+from tests.runs.conftest import metrics_row, open_run
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A folder of results, and how runs get into it: method and matrix."""
+    shutil.copytree(ROOT / "results" / "published", tmp_path / "published")
+
+    def write(method, matrix):
+        config = replace(ExperimentConfig(), {"method": method, "dataset.name": "coat"})
+        with open_run(tmp_path / "raw" / "coat" / method, config) as run:
+            run.update(ground_truth=matrix)
+            writer = MetricsWriter(run)
+            for epoch in range(1, 5):
+                writer.write([metrics_row(seed, epoch) for seed in (0, 1)])
+            writer.close()
+
+    write.root = tmp_path
+    return write
+
+
+def test_every_table_says_which_matrix_pays(results):
+    results("mbpo", "an invented matrix")
+    results("darlr", "an invented matrix")
+
+    files = make_tables.files_of(results.root, "coat")
+
+    for name in ("tables/coat.md", "tables/coat_paired.md"):
+        assert files[name].endswith("\n\nEvaluation pays: an invented matrix.\n")
+    header, *rows = files["tables/coat_paired.csv"].splitlines()
+    assert header.endswith(",evaluation pays")
+    assert [row.endswith(",an invented matrix") for row in rows] == [True] * 2
+    assert (
+        "<p class='sub'>Evaluation pays: an invented matrix.</p>"
+        in (files["reports/coat.html"])
+    )
+
+
+def test_two_matrices_make_no_table(results):
+    results("mbpo", "an invented matrix")
+    results("darlr", "another")
+
+    with pytest.raises(RunError, match="paid by 2 test matrices"):
+        make_tables.files_of(results.root, "coat")
+
+
+def test_runs_that_do_not_know_say_nothing(results):
+    """They are of before this was kept."""
+    results("mbpo", None)
+
+    files = make_tables.files_of(results.root, "coat")
+
+    assert "pays" not in files["tables/coat.md"] + files["tables/coat_paired.csv"]
