@@ -11,6 +11,7 @@ import contextlib
 import csv
 import gzip
 import io
+import itertools
 import math
 import re
 import zlib
@@ -138,12 +139,36 @@ def find(folder: Path, name: str, subfolders: Sequence[str] = ()) -> Path:
     return next(found, folder / name)
 
 
+def line_of(
+    path: Path,
+    row: int,
+    *,
+    separator: str = ",",
+    has_header: bool = True,
+    encoding: str = "utf-8-sig",
+) -> int:
+    """The line, as an editor counts, of a row that `read_table` returned.
+
+    Blank lines and line ends in quotes make the two differ, so the file is read again:
+    for errors alone.
+
+    Args:
+      path: the file.
+      row: the position of the row in the table, from 0.
+      separator: as for `read_table`.
+      has_header: whether the first line names the columns.
+      encoding: as for `read_table`.
+    """
+    table = _Table(path, (), "", separator, None, encoding)
+    return next(itertools.islice(_rows(table), row + has_header, None))[0]
+
+
 def distinct(values: pd.Series, *, path: Path) -> np.ndarray:
-    """The raw ids of a column of the file at `path`, which must not repeat any."""
-    for repeated in values[values.duplicated()][:1]:
+    """The raw ids of a column, as read, of the file at `path`; none may repeat."""
+    for row in values.index.to_numpy()[values.duplicated()][:1]:
         raise DataError(
-            f"{path}: column {values.name!r}: expected every id once, found {repeated} "
-            "twice"
+            f"{path}: line {line_of(path, row)}, column {values.name!r}: expected every"
+            f" id once, found {values[row]} again"
         )
     return values.to_numpy()
 
@@ -154,7 +179,7 @@ def positions(
     """Where each of the raw ids of a column stands in `ids`.
 
     Args:
-      values: [N] a column of the file at `path`.
+      values: [N] a column, as read, of the file at `path`.
       ids: [n] sorted, without repetition.
       path: for the error.
       listed_in: what the ids come from, for the error.
@@ -169,10 +194,10 @@ def positions(
     found = np.searchsorted(ids, raw).astype(np.int32)
     known = found < len(ids)
     known[known] = ids[found[known]] == raw[known]
-    if not known.all():
+    for row in values.index.to_numpy()[~known][:1]:
         raise DataError(
-            f"{path}: column {values.name!r}: expected ids of {listed_in}, found "
-            f"{raw[~known][0]}"
+            f"{path}: line {line_of(path, row)}, column {values.name!r}: expected an id"
+            f" of {listed_in}, found {values[row]}"
         )
     return found
 

@@ -142,21 +142,27 @@ def read_truth(path: Path, users: np.ndarray, videos: np.ndarray) -> np.ndarray:
       DataError: the file is malformed, or does not hold every cell exactly once.
     """
     columns = (_USER, _VIDEO._replace(name="item_id"), Column("value", "float"))
-    matrix = np.full((len(users), len(videos)), np.nan, np.float32)
-    rows = 0
+    shape = (len(users), len(videos))
+    cells = np.full(len(users) * len(videos), np.nan, np.float32)
     for block in frames.read_blocks(path, columns, origin=_DORL):
         row = frames.positions(block.user_id, users, path=path, listed_in=USERS)
         column = frames.positions(block.item_id, videos, path=path, listed_in=VIDEOS)
-        matrix[row, column] = block.value
-        rows += len(block)
-    missing = int(np.isnan(matrix).sum())
-    if missing or rows != matrix.size:
+        cell = pd.Series(np.ravel_multi_index((row, column), shape), block.index)
+        for again in cell.index[cell.duplicated() | ~np.isnan(cells[cell])][:1]:
+            raise DataError(
+                f"{path}: line {frames.line_of(path, again)}: expected every user with "
+                f"every video exactly once, found user {block.user_id[again]} with "
+                f"video {block.item_id[again]} again"
+            )
+        cells[cell] = block.value
+    missing = np.flatnonzero(np.isnan(cells))
+    for user, video in np.column_stack(np.unravel_index(missing[:1], shape)):
         raise DataError(
-            f"{path}: expected each of the {matrix.size} cells ({len(users)} users x "
-            f"{len(videos)} videos) in one row, found {rows} rows and {missing} cells "
-            "without any"
+            f"{path}: expected each of the {cells.size} cells ({len(users)} users x "
+            f"{len(videos)} videos) in one row, found {len(missing)} cells without "
+            f"any, the first of user {users[user]} and video {videos[video]}"
         )
-    return matrix
+    return cells.reshape(shape)
 
 
 def _read_log(

@@ -76,7 +76,7 @@ def load(data_dir: str | Path, config: KuaiRecConfig) -> Dataset:
     if config.repeated_rows == "mean":
         big = _average_repeats(big)
     log, held_out = _to_logs(big, small, len(videos), config)
-    truth = _to_truth(held_out, config)
+    truth = _to_truth(held_out, config, paths[SMALL])
     has_tag = one_hot(tags, NUM_TAGS)
     dominated = statistics.dominated_items(has_tag, log.items[log.labels >= LIKED])
     return Dataset(
@@ -135,11 +135,11 @@ def sort_by_video(
       DataError: a video is there twice, or has a tag twice.
     """
     ids = frames.distinct(videos, path=path)
-    for video, tags in zip(ids, lists, strict=True):
+    for row, tags in enumerate(lists):
         if len(set(tags)) < len(tags):
             raise DataError(
-                f"{path}: video {video}: expected distinct tags, found "
-                f"{', '.join(tags)}"
+                f"{path}: line {frames.line_of(path, row)}: expected distinct tags of "
+                f"video {ids[row]}, found {', '.join(tags)}"
             )
     rows = [[*map(int, tags), *[-1] * (width - len(tags))] for tags in lists]
     order = np.argsort(ids)
@@ -258,10 +258,15 @@ class _Truth(NamedTuple):
     repeated: int  # rows beyond the first of their cell
 
 
-def _to_truth(held_out: InteractionLog, config: KuaiRecConfig) -> _Truth:
+def _to_truth(held_out: InteractionLog, config: KuaiRecConfig, path: Path) -> _Truth:
     """The capped ratio of every cell; the mean of its rows, should it have several."""
     users, row = np.unique(held_out.users, return_inverse=True)
     items, column = np.unique(held_out.items, return_inverse=True)
+    if min(len(users), len(items)) < 2:
+        raise DataError(
+            f"{path}: expected at least 2 users and 2 videos, found {len(users)} and "
+            f"{len(items)}; is the file whole?"
+        )
     shape = (len(users), len(items))
     cells = row * len(items) + column
     counts = np.bincount(cells, minlength=len(users) * len(items)).reshape(shape)

@@ -62,6 +62,9 @@ _MOVIE_COLUMNS = (
 )
 _VOCABULARIES = {"gender": GENDERS, "age": AGES, "occupation": OCCUPATIONS}
 
+_SEPARATOR = "::"
+_ENCODING = "latin-1"  # of the titles; the other files are ASCII
+
 _ORIGIN = "https://grouplens.org/datasets/movielens/1m/ (ml-1m.zip)"
 
 
@@ -123,8 +126,8 @@ def _read_by_id(
     ids = table[columns[0].name]
     for row in np.flatnonzero(ids.duplicated())[:1]:
         raise DataError(
-            f"{path}: line {row + 1}, column {ids.name!r}: expected every id once, "
-            f"found {ids[row]} again"
+            f"{path}: line {_line_of(path, row)}, column {ids.name!r}: expected every "
+            f"id once, found {ids[row]} again"
         )
     table = table.sort_values(columns[0].name)
     return table[columns[0].name].to_numpy(), table
@@ -136,9 +139,16 @@ def _read(path: Path, columns: Sequence[frames.Column]) -> pd.DataFrame:
         path,
         columns,
         origin=_ORIGIN,
-        separator="::",
+        separator=_SEPARATOR,
         header=[column.name for column in columns],
-        encoding="latin-1",  # the titles; the other files are ASCII
+        encoding=_ENCODING,
+    )
+
+
+def _line_of(path: Path, row: int) -> int:
+    """The line of a row of `_read`."""
+    return frames.line_of(
+        path, row, separator=_SEPARATOR, has_header=False, encoding=_ENCODING
     )
 
 
@@ -164,8 +174,8 @@ def _positions(
     positions = pd.Index(known).get_indexer(pd.Index(ids))
     for row in np.flatnonzero(positions < 0)[:1]:
         raise DataError(
-            f"{path}: line {row + 1}, column {ids.name!r}: expected an id of {source}, "
-            f"found {ids[row]}"
+            f"{path}: line {_line_of(path, row)}, column {ids.name!r}: expected an id "
+            f"of {source}, found {ids[row]}"
         )
     return positions.astype(np.int32)
 
@@ -187,8 +197,8 @@ def _codes(path: Path, texts: pd.Series, vocabulary: Sequence[str]) -> np.ndarra
     codes = pd.Index(vocabulary).get_indexer(pd.Index(texts))
     for row in np.flatnonzero(codes < 0)[:1]:
         raise DataError(
-            f"{path}: line {texts.index[row] + 1}, column {texts.name!r}: expected one "
-            f"of {', '.join(vocabulary)}, found {texts.iloc[row][:20]!r}"
+            f"{path}: line {_line_of(path, texts.index[row])}, column {texts.name!r}: "
+            f"expected one of {', '.join(vocabulary)}, found {texts.iloc[row][:20]!r}"
         )
     return codes.astype(np.int32)
 

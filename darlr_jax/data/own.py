@@ -130,6 +130,11 @@ def _check_names(config: CsvConfig) -> None:
 
 
 def _check_size(config: CsvConfig, ids: _Ids) -> None:
+    if min(len(ids.users), len(ids.items)) < 2:
+        raise DataError(
+            f"{config.log}: expected at least 2 users and 2 items, found "
+            f"{len(ids.users)} and {len(ids.items)}; is the file whole?"
+        )
     cells = len(ids.users) * len(ids.items)
     if cells > MAX_CELLS:
         raise DataError(
@@ -180,6 +185,11 @@ def _read(config: CsvConfig, field: str, columns: list[frames.Column]) -> pd.Dat
         origin=f"your own data (dataset.csv.{field})",
         separator=_separator(config),
     )
+
+
+def _line_of(config: CsvConfig, field: str, row: int) -> int:
+    """The line of a row of `_read`."""
+    return frames.line_of(_path(config, field), row, separator=_separator(config))
 
 
 def _sorted_distinct(texts: pd.Series) -> pd.Index:
@@ -330,22 +340,25 @@ def _read_matrix(config: CsvConfig, ids: _Ids) -> np.ndarray:
     unknown = (matrix.users < 0) | (matrix.items < 0)
     for row in np.flatnonzero(unknown)[:1]:
         raise DataError(
-            f"{path}: line {row + 2}: expected a user and an item of {config.log}, "
-            f"found {table['user'][row]!r} and {table['item'][row]!r}"
+            f"{path}: line {_line_of(config, 'full_matrix', row)}: expected a user and "
+            f"an item of {config.log}, found {table['user'][row]!r} and "
+            f"{table['item'][row]!r}"
         )
     cells = matrix.users.astype(np.int64) * len(ids.items) + matrix.items
-    _check_cells(path, cells, ids)
+    _check_cells(config, cells, ids)
     truth = np.empty((len(ids.users), len(ids.items)), np.float32)
     truth.flat[cells] = matrix.rewards
     return truth
 
 
-def _check_cells(path: Path, cells: np.ndarray, ids: _Ids) -> None:
+def _check_cells(config: CsvConfig, cells: np.ndarray, ids: _Ids) -> None:
     """Refuses cells (user * I + item) that are not each of the matrix exactly once."""
+    path = _path(config, "full_matrix")
     for row in np.flatnonzero(pd.Series(cells).duplicated())[:1]:
         raise DataError(
-            f"{path}: line {row + 2}: expected every user with every item exactly "
-            f"once, found {_describe_cell(ids, cells[row])} again"
+            f"{path}: line {_line_of(config, 'full_matrix', row)}: expected every user "
+            f"with every item exactly once, found {_describe_cell(ids, cells[row])} "
+            "again"
         )
     if len(cells) < len(ids.users) * len(ids.items):
         gaps = np.flatnonzero(np.sort(cells) != np.arange(len(cells)))
@@ -377,11 +390,11 @@ def _read_features(
     names = dict.fromkeys([*_column_names(config, field), tags or key])
     columns = [frames.Column(name, "text", missing=name == tags) for name in names]
     table = _read(config, field, columns)
-    table = table.iloc[_rows_of(_path(config, field), table[key], ids)]
+    table = table.iloc[_rows_of(config, field, table[key], ids)]
     features, matrix = [], np.zeros((len(ids), 0), np.bool_)
     for name in names:
         if name == tags:
-            matrix = _read_tags(_path(config, field), table[name])
+            matrix = _read_tags(config, field, table[name])
             features.append(tag_feature(f"{side}_{name}", matrix))
         elif name != key:
             features.append(_category(f"{side}_{name}", table[name]))
@@ -406,12 +419,15 @@ def _column_names(config: CsvConfig, field: str) -> list[str]:
     return [name.strip() for name in header.iloc[0]]
 
 
-def _rows_of(path: Path, keys: pd.Series, ids: pd.Index) -> np.ndarray:
+def _rows_of(
+    config: CsvConfig, field: str, keys: pd.Series, ids: pd.Index
+) -> np.ndarray:
     """[len(ids)] where in `keys`, the ids of a feature file, each id stands."""
+    path = _path(config, field)
     for row in np.flatnonzero(keys.duplicated())[:1]:
         raise DataError(
-            f"{path}: line {row + 2}, column {keys.name!r}: expected every id once, "
-            f"found {keys[row]!r} again"
+            f"{path}: line {_line_of(config, field, row)}, column {keys.name!r}: "
+            f"expected every id once, found {keys[row]!r} again"
         )
     rows = pd.Index(keys).get_indexer(ids)
     for position in np.flatnonzero(rows < 0)[:1]:
@@ -428,13 +444,13 @@ def _category(name: str, texts: pd.Series) -> CategoricalFeature:
     return CategoricalFeature(name=name, codes=codes, size=len(vocabulary))
 
 
-def _read_tags(path: Path, texts: pd.Series) -> np.ndarray:
+def _read_tags(config: CsvConfig, field: str, texts: pd.Series) -> np.ndarray:
     """[rows, C] bool from texts like "a|b", C the distinct tags, sorted."""
     tagged = texts[texts != ""].str.split("|").explode()
-    for line in np.sort(tagged.index[tagged == ""] + 2)[:1]:
+    for row in np.sort(tagged.index[tagged == ""])[:1]:
         raise DataError(
-            f"{path}: line {line}, column {texts.name!r}: expected tags separated by "
-            "'|', found an empty one"
+            f"{_path(config, field)}: line {_line_of(config, field, row)}, column "
+            f"{texts.name!r}: expected tags separated by '|', found an empty one"
         )
     vocabulary = _sorted_distinct(tagged)
     matrix = np.zeros((len(texts), len(vocabulary)), np.bool_)

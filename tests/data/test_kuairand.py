@@ -219,11 +219,12 @@ def test_published_truth_is_used_where_it_is_found(folder, deep):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("2,3,1.25\n", "", "found 11 rows and 1 cells without any"),
-        ("2,3,1.25\n", "2,2,1.5\n", "found 12 rows and 1 cells without any"),
-        ("2,3,1.25\n", "2,3,1.25\n" * 2, "found 13 rows and 0 cells without any"),
-        ("2,3,", "9,3,", "column 'user_id': expected ids of user_features_pure.csv"),
-        ("2,3,", "2,9,", "column 'item_id': expected ids of video_features_basic_pure"),
+        ("2,3,1.25\n", "", "1 cells without any, the first of user 2 and video 3"),
+        ("2,3,1.25\n", "\n2,2,1.5\n", "line 14: expected every user with every video "
+         "exactly once, found user 2 with video 2 again"),
+        ("2,3,1.25\n", "2,3,1.25\n" * 2, "line 14: expected every user with every"),
+        ("2,3,", "9,3,", "line 13, column 'user_id': expected an id of user_features"),
+        ("2,3,", "2,9,", "line 13, column 'item_id': expected an id of video_features"),
         ("1.25", "", "line 13, column 'value': expected a number, found ''"),
         ("item_id", "video_id", "line 1: expected a column 'item_id', which is not"),
     ],
@@ -272,7 +273,7 @@ def test_missing_or_empty_file(folder, name, content):
 
 
 WHOLE = "expected a whole number of at least 0"
-IDS = "expected ids of"
+IDS = "expected an id of"
 TAGS = "line 5, column 'tag': expected a text like '12,3' or nothing"
 ONCE = "expected every id once"
 FOUND = "line 1: expected a column"
@@ -285,8 +286,8 @@ TIME = ",7000000,1"  # of line 4, and whether it was clicked
         (kuairand.LOG, "is_click", "click", f"{FOUND} 'is_click', which is not among"),
         (kuairand.LOG, "\n2,1,", "\n-2,1,", f"line 4, column 'user_id': {WHOLE}"),
         (kuairand.LOG, "\n2,1,", "\n2,x,", f"line 4, column 'video_id': {WHOLE}"),
-        (kuairand.LOG, "\n2,1,", "\n9,1,", f"column 'user_id': {IDS} user_features"),
-        (kuairand.LOG, "\n2,1,", "\n2,9,", f"column 'video_id': {IDS} video_feature"),
+        (kuairand.LOG, "\n2,1,", "\n9,1,", f"line 4, column 'user_id': {IDS} user_f"),
+        (kuairand.LOG, "\n2,1,", "\n2,9,", f"line 4, column 'video_id': {IDS} video"),
         (kuairand.LOG, TIME, ",-7000000,1", f"line 4, column 'time_ms': {WHOLE}"),
         (kuairand.LOG, TIME, ",,1", f"line 4, column 'time_ms': {WHOLE}, found ''"),
         (kuairand.LOG, TIME, ",7000000,2", f"line 4, column 'is_click': {WHOLE} and"),
@@ -294,13 +295,13 @@ TIME = ",7000000,1"  # of line 4, and whether it was clicked
         (kuairand.LOG, TIME, ",7000000,nan", f"line 4, column 'is_click': {WHOLE} and"),
         (kuairand.LOG, ",500,2000,", ",500,,", "line 4, column 'duration_ms'"),
         (kuairand.RANDOM_LOG, "0,0,0,1\n", "0\n", "line 2: expected 19 fields, found"),
-        (kuairand.USERS, "\n1,", "\n0,", f"column 'user_id': {ONCE}, found 0"),
+        (kuairand.USERS, "\n1,", "\n0,", f"line 3, column 'user_id': {ONCE}"),
         (kuairand.USERS, "user_id", "user", f"{FOUND} 'user_id', which is not among"),
-        (kuairand.VIDEOS, "\n1,7", "\n0,7", f"column 'video_id': {ONCE}, found 0"),
+        (kuairand.VIDEOS, "\n1,7", "\n0,7", f"line 3, column 'video_id': {ONCE}"),
         (kuairand.VIDEOS, "1,2,3", "1,2,3,4", f"{TAGS}, found '1,2"),
         (kuairand.VIDEOS, "1,2,3", "1,,3", f"{TAGS}, found '1,,3'"),
         (kuairand.VIDEOS, "1,2,3", "1,-2", f"{TAGS}, found '1,-2'"),
-        (kuairand.VIDEOS, "1,2,3", "1,1,3", "video 3: expected distinct tags, found "),
+        (kuairand.VIDEOS, "1,2,3", "1,1,3", "line 5: expected distinct tags of video"),
     ],
 )  # fmt: skip
 def test_malformed(folder, name, old, new, expected):

@@ -419,6 +419,8 @@ def test_incomplete_matrix_is_refused(given_files, tmp_path, content, expected):
         (LOG.replace("70,", "1e17,"), "line 7, column 'when'"),
         (LOG[:-4], "line 8: expected 5 fields, found 4; the file ends here"),
         (b"\xff\xfe" + LOG.encode("utf-16-le"), "is no text file"),
+        ("when,who,what,stars\n1,2,pear,3\n2,2,fig,4\n", "found 1 and 2; is the file"),
+        ("when,who,what,stars\n1,2,pear,3\n2,7,pear,4\n", "found 2 and 1; is the file"),
     ],
 )  # fmt: skip
 def test_malformed_log_is_refused(given_files, tmp_path, content, expected):
