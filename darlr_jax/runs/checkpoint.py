@@ -13,14 +13,18 @@ are.
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import hashlib
 import json
 import logging as python_logging
 import math
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any, TypeVar
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +35,14 @@ from darlr_jax.config import ConfigError, from_dict, to_dict
 from darlr_jax.runs.directory import Identity, RunError
 from darlr_jax.runs.storage import writing_checkpoint
 
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
 State = TypeVar("State")
+Result = TypeVar("Result")
 _Leaves = dict[str, Any]
+
+_ORBAX = f"{os.sep}orbax{os.sep}"  # in the path of every file of it
 
 
 class Checkpointer:
@@ -61,7 +71,7 @@ class Checkpointer:
         self._identity = identity
         self._scores: dict[int, float] = {}
         self._under_way: Any = None
-        logging.get_absl_logger().addFilter(_not_from_orbax)
+        _silence_orbax()
         self._orbax = ocp.training.Checkpointer(
             self._directory,
             preservation_policy=_NewestAndBest(keep, self._scores),
@@ -176,7 +186,6 @@ class Checkpointer:
         finally:
             with writing_checkpoint(self._directory):
                 self._orbax.close()
-            logging.get_absl_logger().removeFilter(_not_from_orbax)
 
     def __enter__(self) -> Checkpointer:
         """The checkpointer itself."""
@@ -211,11 +220,12 @@ class Checkpointer:
 
     def _record(self, epoch: int) -> dict[str, Any]:
         """What `_describe` made. Raises _DamagedError."""
-        try:
+
+        def read() -> tuple[dict[str, Any], str]:
             record: dict[str, Any] = self._orbax.metadata(epoch).custom_metadata
-            digest = record.pop("sha256")
-        except Exception as error:  # whatever a parser makes of a damaged file
-            raise _DamagedError(_first_line(error)) from error
+            return record, record.pop("sha256")
+
+        record, digest = _attempt(read)
         if digest != _text_digest(record):
             raise _DamagedError("its description has changed")
         return record
@@ -229,15 +239,15 @@ class Checkpointer:
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_sharding(leaf))
             for name, leaf in _without_empty(leaves).items()
         }
-        try:
-            restored = self._orbax.load(epoch, targets)
-        except Exception as error:  # it fits, so what fails is the reading
-            raise _DamagedError(_first_line(error)) from error
+        # It fits, so what fails is the reading.
+        restored = _attempt(lambda: self._orbax.load(epoch, targets))
         for name, leaf in restored.items():
             if _digest(leaf) != record["leaves"][name]["sha256"]:
                 raise _DamagedError(f"{name}: its content has changed")
         values = [
-            restored[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype)
+            restored[name]
+            if leaf.size
+            else jnp.zeros(leaf.shape, leaf.dtype, device=_sharding(leaf))
             for name, leaf in leaves.items()
         ]
         return jax.tree.unflatten(jax.tree.structure(example), values)
@@ -296,13 +306,69 @@ def _best(epochs: Sequence[int], scores: dict[int, float]) -> int | None:
     return max(scored, key=scores.__getitem__, default=None)
 
 
-def _not_from_orbax(record: python_logging.LogRecord) -> bool:
-    """What Orbax has to say that matters comes as an exception; its logs repeat it."""
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
-
-
 class _DamagedError(Exception):
     """A checkpoint that cannot be read back as it was written."""
+
+
+def _attempt(read: Callable[[], Result]) -> Result:
+    """What `read` returns. Raises _DamagedError for whatever goes wrong in it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+        try:
+            return read()
+        except Exception as error:
+            reason = _first_line(error)
+        gc.collect()  # those coroutines, while their warning is ignored
+    raise _DamagedError(reason)
+
+
+# --- what Orbax says beside its exceptions --------------------------------------------
+
+
+@functools.cache  # for as long as the process lives: answers may come late
+def _silence_orbax() -> None:
+    """Keeps from the terminal what Orbax leaves behind; the rest goes where it went.
+
+    What it has to say that matters comes as an exception, and its logs repeat it. When
+    a save or a load has failed, it closes its event loop all the same, to which the
+    storage (TensorStore) has yet to answer from threads of its own, and drops results
+    and coroutines that nobody has waited for. Python prints a traceback of each.
+    """
+    for logger in (logging.get_absl_logger(), python_logging.getLogger()):
+        logger.addFilter(_not_from_orbax)
+    python_logging.getLogger("asyncio").addFilter(_not_of_orbax)
+    earlier = sys.unraisablehook
+
+    def hook(unraisable: UnraisableHookArgs) -> None:
+        if not _is_left_behind(unraisable):
+            earlier(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _not_from_orbax(record: python_logging.LogRecord) -> bool:
+    return _ORBAX not in record.pathname
+
+
+def _not_of_orbax(record: python_logging.LogRecord) -> bool:
+    """Not a task of it, nor one that waited for the storage."""
+    return not any(name in record.getMessage() for name in (_ORBAX, "tensorstore"))
+
+
+def _is_left_behind(unraisable: UnraisableHookArgs) -> bool:
+    """A coroutine of it, or a thread without any Python that finds the loop closed."""
+    code = getattr(unraisable.object, "cr_code", None)
+    if code is not None:
+        return _ORBAX in code.co_filename
+    first = unraisable.exc_traceback
+    return (
+        str(unraisable.exc_value) == "Event loop is closed"
+        and first is not None
+        and first.tb_frame.f_code.co_name.endswith("call_soon_threadsafe")
+    )
+
+
+# --- records --------------------------------------------------------------------------
 
 
 def _leaves(state: Any) -> _Leaves:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import gc
+import asyncio
+import ctypes
+import functools
 import math
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -17,9 +20,12 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from darlr_jax.config import ExperimentConfig, replace
+from darlr_jax.runs import checkpoint
 from darlr_jax.runs.checkpoint import Checkpointer
 from darlr_jax.runs.directory import Identity, RunError
 from darlr_jax.types import AgentState, TrainState
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def make_state(seed=0, *, impl=None, seeds=3):
@@ -251,8 +257,6 @@ def change_description(step):
     file.write_text(text.replace('"k_sel": 15', '"k_sel": 14'))
 
 
-# A load that fails leaves coroutines of the storage behind, which nobody awaits.
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize(
     "damage", [cut_manifest, cut_record, lose_data, change_data, change_description]
 )
@@ -272,7 +276,65 @@ def test_damaged_newest_falls_back_and_is_named(tmp_path, damage, caplog, monkey
     checkpointer.save(make_state(2), 2)  # the place is free again
     assert_same(checkpointer.restore(make_state(0)), make_state(2))
     checkpointer.close()
-    gc.collect()  # those coroutines, while the filter stands
+
+
+# No file may have more bytes than this, as if there were no room for more.
+FAILING = """
+import pathlib, resource, sys
+import jax, numpy
+from darlr_jax.runs.checkpoint import Checkpointer
+from darlr_jax.runs.directory import RunError
+
+numbers = numpy.random.default_rng(0).random((40, 4096), numpy.float32)
+state = {str(n): jax.device_put(row) for n, row in enumerate(numbers)}
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+for attempt in range(8):
+    try:
+        with Checkpointer(pathlib.Path(sys.argv[1]) / str(attempt)) as checkpointer:
+            checkpointer.save(state, 1)
+    except RunError as error:
+        assert "File too large" in str(error)
+    else:
+        raise AssertionError("it was saved")
+"""
+
+
+def test_saves_that_fail_leave_nothing_on_the_terminal(tmp_path):
+    """Each of them is one error; the storage has 39 more to report to nobody."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FAILING, str(tmp_path)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.fixture
+def unraisable(monkeypatch):
+    """Calls something as storage does, from outside Python; what Python says of it."""
+
+    def call(target):
+        said = []
+        monkeypatch.setattr(sys, "unraisablehook", said.append)
+        ctypes.CFUNCTYPE(None)(target)()
+        (one,) = said
+        return one
+
+    return call
+
+
+def test_answers_that_find_the_loop_closed_are_left_behind(unraisable):
+    loop = asyncio.new_event_loop()
+    loop.close()
+    answer = functools.partial(loop.call_soon_threadsafe, print)
+    assert checkpoint._is_left_behind(unraisable(answer))
+    called_by_python = unraisable(lambda: loop.call_soon_threadsafe(print))
+    assert str(called_by_python.exc_value) == "Event loop is closed"
+    assert not checkpoint._is_left_behind(called_by_python)
+    assert not checkpoint._is_left_behind(unraisable(lambda: [][0]))
 
 
 def test_all_damaged_is_an_error_and_nothing_is_moved(checkpointer, tmp_path):
