@@ -33,7 +33,9 @@ TWIN = flags.DEFINE_bool(
     "Use generated files of the official form instead of the official ones.",
 )
 TWIN_SCALE = flags.DEFINE_float(
-    "twin_scale", None, "Size of a twin as a share of the official counts, 1 at most."
+    "twin_scale",
+    None,
+    "Size of a twin as a share of the official counts, 1 at most; 0.02 if not given.",
 )
 METHOD = flags.DEFINE_string("method", "darlr", f"Method: {', '.join(METHODS)}.")
 EPOCHS = flags.DEFINE_integer(
@@ -48,8 +50,8 @@ OVERRIDES = flags.DEFINE_multi_string(
 CACHE_DIR = flags.DEFINE_string(
     "cache_dir",
     None,
-    "Folder for fitted world models and compiled programs; if not given, "
-    "$XDG_CACHE_HOME/darlr_jax or ~/.cache/darlr_jax.",
+    "Folder for downloads, twins, parsed data, fitted world models and compiled "
+    "programs; if not given, $XDG_CACHE_HOME/darlr_jax or ~/.cache/darlr_jax.",
 )
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from darlr_jax.data.sources import Published
 
+flags.adopt_module_key_flags(cli)  # so that --help lists them
+
 STRICT = flags.DEFINE_bool(
     "strict", False, "Fail where the counts are not those published."
 )

@@ -61,6 +61,7 @@ from experiments import cli
 # As a program the flags are the process's own. Imported they stay private, because
 # other programs have flags of the same names.
 _FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
+flags.adopt_module_key_flags(cli)  # so that --help lists them
 
 TABLE = flags.DEFINE_string(
     "table", "main", f"Which one: {', '.join(TABLES)}.", flag_values=_FLAGS

@@ -1,4 +1,4 @@
-"""Trains a method on a data set, evaluates every epoch and reports.
+r"""Trains a method on a data set, evaluates every epoch and reports.
 
     python -m experiments.train --dataset=coat --data_dir=DIR --method=darlr \
         --seeds=0,1,2 --epochs=200 --workdir=runs/coat_darlr --set=selector.k_sel=20
@@ -32,6 +32,8 @@ from absl import flags
 from darlr_jax.config import ExperimentConfig
 from darlr_jax.runs.preemption import REQUEUE, Interrupted, StopRequest
 from experiments import cli
+
+flags.adopt_module_key_flags(cli)  # so that --help lists them
 
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, trained side by side.")
 WORKDIR = flags.DEFINE_string(

@@ -44,6 +44,7 @@ def download(
     size_limit: int,
     checksum: str | None = None,
     progress: Progress | None = None,
+    advice: str = "",
 ) -> Path:
     """Downloads a file from the first of its mirrors that has it, unless it is there.
 
@@ -54,6 +55,7 @@ def download(
       checksum: "sha256:<hex>" or "md5:<hex>" of the file. Without one, what an earlier
         transfer has left is not continued: nothing tells whether the parts match.
       progress: is told the bytes that are there and, where known, those of the file.
+      advice: what else can be done where no mirror has the file; ends the error.
 
     Returns:
       `target`.
@@ -79,7 +81,7 @@ def download(
             job.part.unlink()
     raise DataError(
         f"{target}: cannot be downloaded ({'; '.join(failures)}); download it by hand, "
-        "from one of these addresses or elsewhere, and put it at this path"
+        f"from one of these addresses or elsewhere, and put it at this path{advice}"
     )
 
 

@@ -24,6 +24,8 @@ VERSION = 1  # of what is prepared: raised, world models are fitted anew as well
 
 _COMPLETE = ("coat", "kuairec")  # their publishers give a test matrix
 
+_OR_TWIN = "; to try a program without any data, give --twin"
+
 _USUAL = 1 << 30  # bytes of a download whose length is not known
 _LEAST_STEP = 1 << 20  # bytes of progress worth a line
 
@@ -66,7 +68,11 @@ def prepare(
     if dataset is None:
         say(f"{config.name}: reading its files, once")
         whole = dataclasses.replace(config, thinning=ThinningConfig())
-        dataset = loading.load_dataset(whole, str(data_dir))
+        try:
+            dataset = loading.load_dataset(whole, str(data_dir))
+        except DataError:
+            _require(config.name, data_dir)
+            raise
         store.save(key, dataset)
         dataset = store.load(key) or dataset  # mapped files instead of memory
     return thin(_signed(dataset, config), config.thinning)
@@ -157,7 +163,24 @@ def fetch_missing(name: str, data_dir: Path, say: Say) -> None:
     by_hand = SOURCES[name].by_hand
     missing = _missing(name, folder, _files(name))
     if missing and by_hand:
-        raise DataError(f"{folder / missing[0]}: no such file; {by_hand}")
+        raise DataError(f"{folder / missing[0]}: no such file; {by_hand}{_OR_TWIN}")
+
+
+def _require(name: str, data_dir: Path) -> None:
+    """Names the files that are missing, all at once, and how to get them."""
+    folder, source = data_dir / name, SOURCES.get(name)
+    missing = _missing(name, folder, _files(name)) if source else []
+    if not source or not missing:
+        return
+    others = f", as do {', '.join(missing[1:])}" if missing[1:] else ""
+    advice = source.by_hand or (
+        f"it comes from {source.page} and belongs at this path{others}; "
+        f"python -m experiments.prepare_data --dataset={name} --data_dir={data_dir} "
+        "downloads what is missing"
+    )
+    raise DataError(
+        f"{folder / missing[0]}: no such file; {advice}{_OR_TWIN}"
+    ) from None
 
 
 def _missing(name: str, folder: Path, files: Collection[str]) -> list[str]:
@@ -173,12 +196,14 @@ def _fetch(item: Download, missing: Collection[str], folder: Path, say: Say) -> 
     was_there = target.exists()
     if not was_there:
         say(f"downloading {item.urls[0]} ({item.size / 1e6:,.0f} MB) to {folder}")
+    unpacked = f", or {', '.join(missing)} into its folder" * item.is_archive
     fetch.download(
         item.urls,
         target,
         size_limit=item.size_limit,
         checksum=item.checksum,
         progress=_Progress(say),
+        advice=unpacked + _OR_TWIN,
     )
     if item.is_archive:
         say(f"unpacking {', '.join(missing)} from {target}")

@@ -508,6 +508,10 @@ def test_folder_of_the_users_own_is_not_downloaded_to(
 
     assert message.startswith(f"{data_dir}/movielens/")
     assert "no such file; it comes from https://grouplens.org" in message
+    assert "belongs at this path, as do users.dat, movies.dat; python -m" in message
+    assert (
+        f"prepare_data --dataset=movielens --data_dir={data_dir} downloads" in message
+    )
     assert publisher.requests == []
     assert not data_dir.exists()
 
@@ -572,6 +576,8 @@ def test_another_file_at_the_publisher_is_refused(folders, tmp_path, published):
     message = refused(configure("movielens"), folders)
 
     assert "/ml-1m.zip: has another file: expected sha256:0000" in message
+    assert "put it at this path, or ratings.dat, users.dat, movies.dat into" in message
+    assert message.endswith("; to try a program without any data, give --twin")
     assert not contents(folders.cache_dir)
 
 

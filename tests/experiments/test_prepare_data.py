@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from darlr_jax.data import fetch, loading, twins, yahoo
 from darlr_jax.data.dataset import DataError
 from darlr_jax.data.sources import SOURCES
-from experiments import cli, prepare_data, session, train
+from experiments import cli, prepare_data, reproduce, session, train
 from tests.experiments.sizes import REFERENCES, TRAINING
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -319,3 +319,11 @@ def test_one_epoch_from_end_to_end(arguments, told, tmp_path):
     assert {"FB", "NX_0", "NX_10"} <= {row[0] for row in rows(done.out)}
     assert "reading its files, once" in done.err
     assert len((workdir / "metrics.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("program", [prepare_data, reproduce, train])
+def test_help_lists_the_shared_flags(program):
+    listed = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(program)}
+
+    shared = {"dataset", "data_dir", "twin", "twin_scale", "method", "epochs", "set"}
+    assert shared | {"cache_dir"} <= listed
