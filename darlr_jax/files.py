@@ -6,10 +6,12 @@ import contextlib
 import errno
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+ABANDONED = 24 * 3600.0  # seconds after which no writer is still at work
 _TRIES = 20  # to put a folder in the place of one that others replace all the time
 
 
@@ -26,6 +28,19 @@ def replacing(path: Path) -> Iterator[Path]:
         _put(temporary, path)
     finally:
         _remove(temporary)
+
+
+def remove_abandoned(folder: Path, age: float | None = ABANDONED) -> None:
+    """Removes what writers who were killed have left in `folder`.
+
+    Args:
+      folder: where `replacing` was to put something; need not exist.
+      age: seconds since the last change; None where nobody else can be at work.
+    """
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # its writer has just ended
+            if age is None or path.stat().st_mtime < time.time() - age:
+                _remove(path)
 
 
 def _put(temporary: Path, path: Path) -> None:

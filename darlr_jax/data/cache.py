@@ -7,11 +7,9 @@ a record follows its fields, so a new field of `Dataset` needs nothing here.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
 import time
 import tokenize
 import zlib
@@ -30,7 +28,7 @@ from darlr_jax.data.dataset import (
     Dataset,
     InteractionLog,
 )
-from darlr_jax.files import replacing
+from darlr_jax.files import remove_abandoned, replacing
 
 FORMAT = 2  # of the folder; another one is not read
 
@@ -40,7 +38,6 @@ _RECORDS: dict[str, Any] = {
 }
 # What a damaged folder raises: JSON, other fields, and headers of `.npy` files.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError)
-_ABANDONED = 24 * 3600.0  # seconds after which no writer is still at work
 _SETTLED = 2 * 10**9  # nanoseconds; a younger file may change and keep its time
 
 
@@ -102,7 +99,7 @@ class DatasetCache:
         folder = self._directory / key
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._remove_abandoned()
+            remove_abandoned(self._directory)  # it can be a gigabyte each
             with replacing(folder) as temporary:
                 temporary.mkdir()
                 _Writer(temporary).write(dataset)
@@ -110,13 +107,6 @@ class DatasetCache:
             reason = error.strerror or error
             raise DataError(f"{folder}: cannot be written ({reason})") from None
         return folder
-
-    def _remove_abandoned(self) -> None:
-        """Frees what killed writers have left; it can be a gigabyte each."""
-        for folder in self._directory.glob(".*.tmp"):
-            with contextlib.suppress(FileNotFoundError):  # its writer has just ended
-                if folder.stat().st_mtime < time.time() - _ABANDONED:
-                    shutil.rmtree(folder)
 
 
 def _warn(path: Path, fault: str, error: Exception) -> None:

@@ -33,7 +33,7 @@ from typing import IO, Any, NamedTuple
 import darlr_jax
 from darlr_jax import config as config_lib
 from darlr_jax.config import ConfigError, ExperimentConfig
-from darlr_jax.files import replacing
+from darlr_jax.files import remove_abandoned, replacing
 from darlr_jax.runs.preemption import Interrupted
 
 _LOCK = ".lock"
@@ -168,7 +168,8 @@ class RunDirectory:
         run.identity = Identity(config, [int(s) for s in seeds], dict(data_hashes))
         run._acquire_lock()
         try:
-            run._remove_remains()
+            for folder in (run.path, run.failed):
+                remove_abandoned(folder, age=None)  # the lock is ours
             earlier = run._earlier_session(resume, overwrite)
             if earlier is not None and earlier.get("status") == "running":
                 earlier["status"] = "killed"  # or it would have the lock still
@@ -333,12 +334,6 @@ class RunDirectory:
         lines = read_text(self.metrics_csv).split("\n")[:-1]
         cells = lines[-1].split(",") if lines else []
         return int(cells[1]) if len(cells) > 1 and cells[1].isdecimal() else 0
-
-    def _remove_remains(self) -> None:
-        """Removes what a process that was killed had begun to write."""
-        for file in self.path.glob(".*.tmp"):
-            if file.is_file():
-                file.unlink(missing_ok=True)
 
     def _remove_files(self) -> None:
         # Only what runs write: the user may keep notes beside them.

@@ -15,6 +15,7 @@ from absl import logging
 
 import darlr_jax
 from darlr_jax.config import WorldModelConfig, to_dict
+from darlr_jax.files import remove_abandoned
 from darlr_jax.runs.arrays import DamagedFileError, load_arrays, save_arrays
 from darlr_jax.types import WorldModelTables
 
@@ -65,6 +66,7 @@ class WorldModelStore:
     ) -> pathlib.Path:
         """Stores tables and report; what was kept of the fit is no longer needed."""
         path = self.path(config, data_hash)
+        remove_abandoned(self._directory)
         save_arrays(path, tables._asdict(), report)
         self.fit_path(config, data_hash).unlink(missing_ok=True)
         return path
@@ -83,6 +85,7 @@ class WorldModelStore:
         report: Report,
     ) -> None:
         """Stores a fit between two epochs, in place of the one of an epoch before."""
+        remove_abandoned(self._directory)
         save_arrays(self.fit_path(config, data_hash), arrays, report)
 
 

@@ -149,8 +149,10 @@ def test_what_is_of_the_run_and_not_of_a_session_goes_on(tmp_path):
 def test_remains_of_a_killed_write_are_removed(tmp_path):
     open_run(tmp_path).close("interrupted")
     (tmp_path / ".metrics.csv.0123456789abcdef.tmp").write_text("half a ro")
+    (tmp_path / "failed" / ".checkpoint_3.0123456789abcdef.tmp").mkdir(parents=True)
     open_run(tmp_path).close()
-    assert names(tmp_path) == [".lock", "config.json", "run.json"]
+    assert names(tmp_path) == [".lock", "config.json", "failed", "run.json"]
+    assert names(tmp_path / "failed") == []
 
 
 def test_resume_policies(tmp_path):

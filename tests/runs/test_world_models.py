@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import time
 
 import numpy as np
 import pytest
 
 from darlr_jax.config import WorldModelConfig
+from darlr_jax.files import ABANDONED
 from darlr_jax.runs import world_models
 from darlr_jax.runs.world_models import WorldModelStore, fingerprint
 from darlr_jax.types import WorldModelTables
@@ -75,6 +78,19 @@ def test_a_damaged_file_is_named_and_counts_as_none(store, caplog, kind):
     load = store.load if kind == "path" else store.load_fit
     assert load(CONFIG, DATA) is None
     assert f"{file}: damaged, the " in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["save_fit", "save"])
+def test_what_killed_writers_left_goes_after_a_day(store, kind):
+    stored = TABLES if kind == "save" else STATE
+    getattr(store, kind)(CONFIG, DATA, stored, REPORT)
+    (kept,) = files(store)
+    for name, age in ((".a.npz.0.tmp", ABANDONED + 60), (".b.npz.1.tmp", 60)):
+        left = store.path(CONFIG, DATA).with_name(name)
+        left.write_bytes(b"half")
+        os.utime(left, times=(time.time() - age,) * 2)
+    getattr(store, kind)(CONFIG, DATA, stored, REPORT)
+    assert files(store) == [".b.npz.1.tmp", kept]  # whose writer may be at work
 
 
 def test_tables_of_other_names_are_none(store, caplog):
