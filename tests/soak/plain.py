@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,7 +60,8 @@ def table(text: str, separator: str, header: Sequence[str] = ()) -> Columns:
     if len(separator) > 1:
         rows = [line.rstrip("\r").split(separator) for line in text.split("\n")]
     else:
-        rows = list(csv.reader(text.splitlines(keepends=True), delimiter=separator))
+        # Not `splitlines`, for which a form feed and others end a line, too.
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
     rows = [row for row in rows if len(row) > 1 or "".join(row).strip()]
     names = list(header) or [name.strip() for name in rows.pop(0)]
     return {name: [row[n] for row in rows] for n, name in enumerate(names)}

@@ -212,6 +212,35 @@ def test_the_order_of_columns_changes_nothing(name, tmp_path):
     assert plain.differences(after, before) == []
 
 
+def rename_tags(folder, name):
+    """The column of tags of `items.csv` gets another name."""
+    path = folder / "csv" / "items.csv"
+    content = path.read_bytes()
+    assert content.count(b"tags") == 1
+    path.write_bytes(content.replace(b"tags", name))
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\v", "\f", "\x1c", "\x85", "\u2028"])
+def test_blanks_around_a_name_change_nothing(blank, tmp_path):
+    write("csv", tmp_path / "data")
+    config = config_of("csv", tmp_path / "data")
+    before = plain.facts(loading.load_dataset(config))
+    rename_tags(tmp_path / "data", f"{blank}tags{blank}".encode())
+    after = loading.load_dataset(config)
+    assert plain.differences(after, before) == []
+    assert plain.differences(after, plain.read_own(tmp_path / "data" / "csv")) == []
+
+
+@pytest.mark.parametrize("bit", range(32))
+def test_a_name_with_a_flipped_bit_is_not_the_name(bit, tmp_path):
+    write("csv", tmp_path / "data")
+    name = bytearray(b"tags")
+    name[bit // 8] ^= 1 << bit % 8
+    rename_tags(tmp_path / "data", bytes(name))
+    with pytest.raises(DataError, match=r"items\.csv: .*(column 'tags'|no text file)"):
+        loading.load_dataset(config_of("csv", tmp_path / "data"))
+
+
 @pytest.mark.parametrize("name", ["kuairand", "kuairec", "movielens", "yahoo"])
 def test_compressed_files_are_the_same(name, tmp_path):
     write(name, tmp_path / "data")
