@@ -10,6 +10,7 @@ not grow with U.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -85,3 +86,51 @@ def make_selector(
         return call(module, params, tokens, valid, method="pick")
 
     return SelectorNetwork(init, encode_users, encode_context, apply)
+
+
+class Affine(NamedTuple):
+    """The parameters of x -> x @ kernel + bias; of a norm, scale and bias `[D]`."""
+
+    kernel: Any  # [n, m]
+    bias: Any  # [m]
+
+
+class PickLayers(NamedTuple):
+    """What `apply` of a selector with one encoder layer is made of, in order of use."""
+
+    query: Affine
+    key: Affine
+    value: Affine
+    out: Affine
+    attention_norm: Affine
+    inner: Affine
+    outer: Affine
+    norm: Affine
+    actor: Affine
+    critic_hidden: Affine
+    critic: Affine
+
+
+def pick_layers(params: Params) -> PickLayers:
+    """The layers by name, for who computes `apply` by other means (one layer only)."""
+    encoder = params["transformer"]["EncoderLayer_0"]
+    attention = encoder["Attention_0"]
+    first, second = encoder["LayerNorm_0"], encoder["LayerNorm_1"]
+
+    def affine(parent: Params) -> Affine:
+        layer = parent.get("Dense_0", parent)
+        return Affine(layer["kernel"], layer["bias"])
+
+    return PickLayers(
+        query=affine(attention["query"]),
+        key=affine(attention["key"]),
+        value=affine(attention["value"]),
+        out=affine(attention["out"]),
+        attention_norm=Affine(first["scale"], first["bias"]),
+        inner=affine(encoder["Linear_0"]),
+        outer=affine(encoder["Linear_1"]),
+        norm=Affine(second["scale"], second["bias"]),
+        actor=affine(params["actor"]),
+        critic_hidden=affine(params["critic_hidden"]["Linear_0"]),
+        critic=affine(params["critic"]),
+    )
