@@ -16,7 +16,7 @@ from darlr_jax.runs.failures import (
     keep_failed_state,
     replace_seeds,
 )
-from darlr_jax.runs.symptoms import SCORES, History, Symptom, find_symptoms
+from darlr_jax.runs.symptoms import SCORES, Symptom, Watch
 from darlr_jax.runs.writers import MetricsWriter, metric_rows
 
 States = TypeVar("States")
@@ -54,11 +54,12 @@ class Journal:
         Raises:
           RunError: the files cannot be written, or do not reach up to `done`.
         """
-        self._run, self._seeds, self._k_sel, self._say = run, list(seeds), k_sel, say
+        self._run, self._seeds, self._say = run, list(seeds), say
         self._writer = MetricsWriter(run)
         with writing(run.metrics_csv):
             self._writer.truncate_after(done)
-        self._history = History(self._writer.rows())
+        self._watch = Watch(k_sel)
+        self._watch.look(self._writer.rows())  # what begins there is in run.json
         self._failed, self._warnings = (
             [entry for entry in run.noted(name) if entry["epoch"] <= done]
             for name in ("failed_seeds", "warnings")
@@ -129,8 +130,7 @@ class Journal:
           RunError: they cannot be written.
         """
         rows = metric_rows(metrics, self.live, epoch, seconds)
-        self._history.append(rows)
-        self._warn(epoch)
+        self._warn(self._watch.look(rows))
         with writing(self._run.metrics_csv):
             self._writer.write(rows)
 
@@ -152,10 +152,8 @@ class Journal:
             f"{self._run.failed}. {_ADVICE.capitalize()}"
         )
 
-    def _warn(self, epoch: int) -> None:
+    def _warn(self, new: Sequence[Symptom]) -> None:
         """A line a rule and run; run.json has an entry a rule and seed."""
-        found = find_symptoms(self._history, self._k_sel)
-        new = [symptom for symptom in found if symptom.epoch == epoch]
         said = {entry["rule"] for entry in self._warnings}
         for rule in dict.fromkeys(symptom.rule for symptom in new):
             if rule not in said:

@@ -57,7 +57,7 @@ from darlr_jax.runs.results import (
     published_score,
 )
 from darlr_jax.runs.statistics import Interval
-from darlr_jax.runs.symptoms import PATIENCE, History, find_symptoms
+from darlr_jax.runs.symptoms import PATIENCE, find_symptoms
 
 
 class _Panel(NamedTuple):
@@ -416,9 +416,9 @@ def _symptoms(outcome: Outcome, record: Mapping[str, Any]) -> str:
 def _found_today(outcome: Outcome) -> list[dict[str, Any]]:
     config = outcome.config
     learned = config.reward.references == "learned"
-    history = History(_metrics(outcome).to_dict("records"))
+    rows: list[Any] = _metrics(outcome).to_dict("records")
     k_sel = config.selector.k_sel if learned else None
-    return [symptom._asdict() for symptom in find_symptoms(history, k_sel)]
+    return [symptom._asdict() for symptom in find_symptoms(rows, k_sel)]
 
 
 def _training_panels(metrics: pd.DataFrame) -> str:

@@ -1,19 +1,21 @@
 """What the metrics of a run say of its health: rules from rows to warnings.
 
-Each rule reads one seed's metrics over its epochs so far and says at which of them it
-holds; nothing is drawn from later epochs, so that a resumed run finds what the
-uninterrupted one found. The thresholds are ours. They were set on runs of the published
-protocol on Coat, where they name the selector's reward hacking (method 10) and, of 27
-recommenders' critics, none. That the published recommenders, which are not paid for
-entropy, become deterministic is true of nearly all of them, and said.
+Each rule follows one seed epoch by epoch and keeps a few numbers of what it has seen.
+So an epoch costs the same however many there were, and a resumed run, whose rules are
+shown its rows again, finds what the uninterrupted one found. The thresholds are ours.
+They were set on runs of the published protocol on Coat, where they name the selector's
+reward hacking (method 10) and, of 27 recommenders' critics, none. That the published
+recommenders, which are not paid for entropy, become deterministic is true of nearly all
+of them, and said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import abc
+import collections
+import math
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
-
-import numpy as np
 
 # A rule holds where what it looks for has lasted for so many epochs, or is a mean of so
 # many: a score has noise.
@@ -34,7 +36,7 @@ SCORES = ("NX_0_all_users_R_tra", "NX_0_R_tra")  # the first that a run has
 LENGTH = "FB_len_tra"  # repeats allowed and users leave: the rules of training
 _AGENTS = ("recommender", "selector")
 
-Metrics = Mapping[str, np.ndarray]  # of one seed: name -> [epochs]
+Row = Mapping[str, float]  # seed, epoch and metrics
 
 
 class Symptom(NamedTuple):
@@ -47,205 +49,231 @@ class Symptom(NamedTuple):
     remedy: str  # what to change
 
 
-class Finding(NamedTuple):
-    """What a rule makes of one seed."""
-
-    holds: np.ndarray  # [epochs] bool
-    seen: Callable[[int], str]  # the index of an epoch -> the numbers
-
-
-class Rule(NamedTuple):
-    """One way in which training goes wrong."""
+class Rule(abc.ABC):
+    """One way in which training goes wrong, looked for in one seed."""
 
     name: str
     needs: tuple[str, ...]  # columns; a run without them is not judged
-    judge: Callable[[Metrics], Finding]
     remedy: str
 
+    @abc.abstractmethod
+    def look(self, row: Row) -> str | None:
+        """The numbers, where the rule holds after this epoch, the next of the seed."""
 
-class History:
-    """The metrics of every seed so far, as far as the rules read them."""
 
-    def __init__(self, rows: Iterable[Mapping[str, float]] = ()):
-        """Begins with `rows`, one a seed and epoch, those of a seed in their order."""
-        self._seeds: dict[int, dict[str, list[float]]] = {}
-        self.append(rows)
+class Watch:
+    """Follows the seeds of a run."""
 
-    def append(self, rows: Iterable[Mapping[str, float]]) -> None:
-        """Adds rows of later epochs."""
+    def __init__(self, k_sel: int | None = None):
+        """Starts before the first epoch.
+
+        Args:
+          k_sel: users that a learned selector picks; None where nothing is picked.
+        """
+        self._k_sel = k_sel
+        self._rules: dict[int, list[Rule]] = {}  # seed -> those that have not held yet
+
+    def look(self, rows: Iterable[Row]) -> list[Symptom]:
+        """The symptoms that begin with these rows, each rule once a seed.
+
+        Args:
+          rows: of the epochs that follow, one a seed and epoch; those of a seed in
+            their order.
+        """
+        found = []
         for row in rows:
-            columns = self._seeds.setdefault(int(row["seed"]), {})
-            for name in _READ & set(row):
-                columns.setdefault(name, []).append(row[name])
-
-    def seeds(self) -> dict[int, Metrics]:
-        """Seed -> column -> `[epochs]`."""
-        return {
-            seed: {name: np.array(column, float) for name, column in columns.items()}
-            for seed, columns in sorted(self._seeds.items())
-        }
-
-
-def find_symptoms(history: History, k_sel: int | None = None) -> list[Symptom]:
-    """The symptoms of a run: each rule once a seed, in the order of the epochs.
-
-    Args:
-      history: its metrics.
-      k_sel: users that a learned selector picks; None where nothing is picked.
-    """
-    symptoms = []
-    for seed, metrics in history.seeds().items():
-        for rule in _rules(metrics, k_sel):
-            finding = rule.judge(metrics)
-            if finding.holds.any():
-                first = int(np.argmax(finding.holds))
-                epoch = int(metrics["epoch"][first])
-                seen = finding.seen(first)
-                symptoms.append(Symptom(rule.name, seed, epoch, seen, rule.remedy))
-    return sorted(symptoms, key=lambda symptom: symptom.epoch)
+            seed, epoch = int(row["seed"]), int(row["epoch"])
+            if seed not in self._rules:
+                self._rules[seed] = _rules(row, self._k_sel)
+            for rule in list(self._rules[seed]):
+                seen = rule.look(row)
+                if seen is not None:
+                    found.append(Symptom(rule.name, seed, epoch, seen, rule.remedy))
+                    self._rules[seed].remove(rule)
+        return sorted(found, key=lambda symptom: (symptom.epoch, symptom.seed))
 
 
-def _rules(metrics: Metrics, k_sel: int | None) -> list[Rule]:
-    """The rules that this run can be judged by."""
-    score = next((name for name in SCORES if name in metrics), SCORES[-1])
-    rules = [_diverging_critic(agent) for agent in _AGENTS]
-    rules += [_deterministic_policy(agent) for agent in _AGENTS]
-    rules += [_early_termination(), _reward_hacking(score)]
+def find_symptoms(rows: Iterable[Row], k_sel: int | None = None) -> list[Symptom]:
+    """The symptoms of a whole run, in the order of the epochs; see `Watch`."""
+    return Watch(k_sel).look(rows)
+
+
+def _rules(row: Row, k_sel: int | None) -> list[Rule]:
+    """The rules that a run with these columns can be judged by."""
+    score = next((name for name in SCORES if name in row), SCORES[-1])
+    rules: list[Rule] = [_DivergingCritic(agent) for agent in _AGENTS]
+    rules += [_DeterministicPolicy(agent) for agent in _AGENTS]
+    rules += [_EarlyTermination(), _RewardHacking(score)]
     if k_sel is not None:
-        rules.append(_committee(k_sel))
-    return [rule for rule in rules if set(rule.needs) <= set(metrics)]
+        rules.append(_Committee(k_sel))
+    return [rule for rule in rules if set(rule.needs) <= set(row)]
 
 
-def _diverging_critic(agent: str) -> Rule:
+# --- rules ----------------------------------------------------------------------------
+
+
+class _DivergingCritic(Rule):
     """The value loss grows far beyond its smallest value, and stays there."""
-    name = f"{agent}_value_loss"
 
-    def judge(metrics: Metrics) -> Finding:
-        loss = metrics[name]
-        least = np.maximum(np.fmin.accumulate(loss), NEGLIGIBLE * loss[0])
-        return Finding(
-            _lasting(loss > DIVERGED * least),
-            lambda n: f"value loss {loss[n]:.3g} after {least[n]:.3g}",
-        )
+    def __init__(self, agent: str):
+        self.name = f"diverging critic ({agent})"
+        self.remedy = f"lower {agent}.learning_rate or {agent}.value_weight"
+        self._loss = f"{agent}_value_loss"
+        self.needs = (self._loss,)
+        self._first = _First()
+        self._least = math.inf
+        self._lasts = _Lasting()
 
-    remedy = f"lower {agent}.learning_rate or {agent}.value_weight"
-    return Rule(f"diverging critic ({agent})", (name,), judge, remedy)
+    def look(self, row: Row) -> str | None:
+        loss = row[self._loss]
+        first = self._first(loss)
+        if loss < self._least:
+            self._least = loss
+        least = max(NEGLIGIBLE * first, self._least)
+        if not self._lasts(loss > DIVERGED * least):
+            return None
+        return f"value loss {loss:.3g} after {least:.3g}"
 
 
-def _deterministic_policy(agent: str) -> Rule:
+class _DeterministicPolicy(Rule):
     """The policy's entropy is all but zero: it explores nothing any more."""
-    name = f"{agent}_entropy"
-    remedies = {
+
+    _REMEDIES: Mapping[str, str] = {
         "recommender": "raise recommender.entropy_weight, or set "
         "recommender.mask_used_items=true",
         "selector": "raise selector.entropy_weight or selector.lambda_d",
     }
 
-    def judge(metrics: Metrics) -> Finding:
-        entropy = metrics[name]
-        return Finding(
-            _lasting(entropy < DETERMINISTIC),
-            lambda n: f"policy entropy {max(0.0, entropy[n]):.2g} nats",
-        )
+    def __init__(self, agent: str):
+        self.name = f"collapsed policy ({agent})"
+        self.remedy = self._REMEDIES[agent]
+        self._entropy = f"{agent}_entropy"
+        self.needs = (self._entropy,)
+        self._lasts = _Lasting()
 
-    return Rule(f"collapsed policy ({agent})", (name,), judge, remedies[agent])
+    def look(self, row: Row) -> str | None:
+        entropy = row[self._entropy]
+        if not self._lasts(entropy < DETERMINISTIC):
+            return None
+        return f"policy entropy {max(0.0, entropy):.2g} nats"
 
 
-def _committee(k_sel: int) -> Rule:
+class _Committee(Rule):
     """The selector picks nearly the same few users for everyone."""
-    name = "effective_users_picked"
 
-    def judge(metrics: Metrics) -> Finding:
-        users = metrics[name]
-        few = (users < COMMITTEE * k_sel) & (users < FEWER * users[0])
-        return Finding(
-            _lasting(few),
-            lambda n: (
-                f"{users[n]:.1f} users picked for all (first epoch {users[0]:.0f}"
-                f", k_sel {k_sel})"
-            ),
-        )
-
-    remedy = "set selector.reward_estimate=item_centred or absent, or raise "
-    remedy += "selector.entropy_weight"
-    return Rule("collapsed selection", (name,), judge, remedy)
-
-
-def _early_termination() -> Rule:
-    """Episodes shorten while the penalty grows: to leave is cheaper than to go on."""
-
-    def judge(metrics: Metrics) -> Finding:
-        length, penalty = _recent(metrics[LENGTH]), _recent(metrics["penalty"])
-        longest = _running_argmax(length)
-        before = penalty[longest]
-        shorter = length < SHORTER * length[longest]
-        return Finding(
-            shorter & (penalty > DEARER * before) & (penalty > 0),
-            lambda n: (
-                f"{LENGTH} {length[longest[n]]:.1f} -> {length[n]:.1f}, penalty "
-                f"{before[n]:.3g} -> {penalty[n]:.3g}"
-            ),
-        )
-
-    needs = (LENGTH, "penalty")
-    return Rule("early termination", needs, judge, "lower reward.lambda_u")
-
-
-def _reward_hacking(score: str) -> Rule:
-    """The references' estimates rise above the user's own; the true reward does not."""
-
-    def judge(metrics: Metrics) -> Finding:
-        inflation, reached = _recent(metrics["inflation"]), _recent(metrics[score])
-        first, scale = metrics["inflation"][0], abs(metrics["estimate"][0])
-        start = reached[min(PATIENCE, len(reached)) - 1]
-        risen = inflation - first > np.maximum(
-            (INFLATED - 1) * abs(first), NOTICEABLE * scale
-        )
-        later = np.arange(len(reached)) >= 2 * PATIENCE - 1
-        return Finding(
-            later & risen & (reached < start + (IMPROVED - 1) * abs(start)),
-            lambda n: (
-                f"inflation {first:.3g} -> {inflation[n]:.3g}, {score} "
-                f"{start:.4g} -> {reached[n]:.4g}"
-            ),
-        )
-
-    remedy = "set selector.reward_estimate=item_centred, user_centred or absent"
-    return Rule(
-        "reward hacking (selector)", ("inflation", "estimate", score), judge, remedy
+    name = "collapsed selection"
+    needs = ("effective_users_picked",)
+    remedy = (
+        "set selector.reward_estimate=item_centred or absent, or raise "
+        "selector.entropy_weight"
     )
 
+    def __init__(self, k_sel: int):
+        self._k_sel = k_sel
+        self._first = _First()
+        self._lasts = _Lasting()
 
-def _windows(values: np.ndarray) -> np.ndarray:
-    """The last `PATIENCE` values at each epoch that has so many, `[n, PATIENCE]`."""
-    if len(values) < PATIENCE:
-        return np.zeros((0, PATIENCE))
-    return np.lib.stride_tricks.sliding_window_view(values, PATIENCE)
-
-
-def _lasting(holds: np.ndarray) -> np.ndarray:
-    """Where `holds [epochs]` is true for the last `PATIENCE` epochs."""
-    lasting = np.zeros(len(holds), bool)
-    lasting[PATIENCE - 1 :] = _windows(holds).all(axis=1)
-    return lasting
-
-
-def _recent(values: np.ndarray) -> np.ndarray:
-    """The mean of the last `PATIENCE` epochs, at each epoch; nan before there are."""
-    means = np.full(len(values), np.nan)
-    means[PATIENCE - 1 :] = _windows(values).mean(axis=1)
-    return means
+    def look(self, row: Row) -> str | None:
+        users = row["effective_users_picked"]
+        first = self._first(users)
+        few = users < COMMITTEE * self._k_sel and users < FEWER * first
+        if not self._lasts(few):
+            return None
+        return (
+            f"{users:.1f} users picked for all (first epoch {first:.0f}, "
+            f"k_sel {self._k_sel})"
+        )
 
 
-def _running_argmax(values: np.ndarray) -> np.ndarray:
-    """The index of the first of the largest values so far, at each epoch."""
-    largest = np.fmax.accumulate(values)
-    is_new = np.append(True, ~(largest[1:] <= largest[:-1]))
-    return np.maximum.accumulate(np.where(is_new, np.arange(len(values)), 0))
+class _EarlyTermination(Rule):
+    """Episodes shorten while the penalty grows: to leave is cheaper than to go on."""
+
+    name = "early termination"
+    needs = (LENGTH, "penalty")
+    remedy = "lower reward.lambda_u"
+
+    def __init__(self) -> None:
+        self._length, self._penalty = _Recent(), _Recent()
+        self._longest = self._before = math.nan  # penalty, when they were longest
+
+    def look(self, row: Row) -> str | None:
+        length, penalty = self._length(row[LENGTH]), self._penalty(row["penalty"])
+        if math.isnan(self._longest) or length > self._longest:
+            self._longest, self._before = length, penalty
+        shorter = length < SHORTER * self._longest
+        if not (shorter and penalty > DEARER * self._before and penalty > 0):
+            return None
+        return (
+            f"{LENGTH} {self._longest:.1f} -> {length:.1f}, penalty "
+            f"{self._before:.3g} -> {penalty:.3g}"
+        )
 
 
-_READ = {
-    *("epoch", "penalty", "inflation", "estimate", "effective_users_picked", LENGTH),
-    *(f"{agent}_{name}" for agent in _AGENTS for name in ("value_loss", "entropy")),
-    *SCORES,
-}
+class _RewardHacking(Rule):
+    """The references' estimates rise above the user's own; the true reward does not."""
+
+    name = "reward hacking (selector)"
+    remedy = "set selector.reward_estimate=item_centred, user_centred or absent"
+
+    def __init__(self, score: str):
+        self.needs = ("inflation", "estimate", score)
+        self._score = score
+        self._epochs = 0
+        self._first, self._scale = _First(), _First()
+        self._inflation, self._reached = _Recent(), _Recent()
+        self._start = math.nan  # score of the first epochs
+
+    def look(self, row: Row) -> str | None:
+        self._epochs += 1
+        first, scale = self._first(row["inflation"]), self._scale(row["estimate"])
+        inflation = self._inflation(row["inflation"])
+        reached = self._reached(row[self._score])
+        if self._epochs == PATIENCE:
+            self._start = reached
+        rise = inflation - first
+        risen = rise > (INFLATED - 1) * abs(first) and rise > NOTICEABLE * abs(scale)
+        better = self._start + (IMPROVED - 1) * abs(self._start)
+        if not (self._epochs >= 2 * PATIENCE and risen and reached < better):
+            return None
+        return (
+            f"inflation {first:.3g} -> {inflation:.3g}, {self._score} "
+            f"{self._start:.4g} -> {reached:.4g}"
+        )
+
+
+# --- what rules keep of what they have seen -------------------------------------------
+
+
+class _First:
+    """The first value."""
+
+    def __init__(self) -> None:
+        self._value: float | None = None
+
+    def __call__(self, value: float) -> float:
+        if self._value is None:
+            self._value = value
+        return self._value
+
+
+class _Lasting:
+    """Whether something has held for the last `PATIENCE` epochs."""
+
+    def __init__(self) -> None:
+        self._epochs = 0
+
+    def __call__(self, holds: bool) -> bool:
+        self._epochs = self._epochs + 1 if holds else 0
+        return self._epochs >= PATIENCE
+
+
+class _Recent:
+    """The mean of the last `PATIENCE` values; nan before there are so many."""
+
+    def __init__(self) -> None:
+        self._values: collections.deque[float] = collections.deque(maxlen=PATIENCE)
+
+    def __call__(self, value: float) -> float:
+        self._values.append(value)
+        whole = len(self._values) == PATIENCE
+        return sum(self._values) / PATIENCE if whole else math.nan

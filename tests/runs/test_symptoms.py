@@ -9,7 +9,7 @@ import pytest
 
 from darlr_jax import config as config_lib
 from darlr_jax.runs import symptoms as module
-from darlr_jax.runs.symptoms import History, Rule, find_symptoms
+from darlr_jax.runs.symptoms import Rule, Watch, find_symptoms
 
 HEALTHY = {
     "recommender_value_loss": 50.0, "selector_value_loss": 20.0,
@@ -32,7 +32,7 @@ def history(epochs=30, seed=0, **columns):
 def found(rows, k_sel=K_SEL):
     return [
         (symptom.rule, symptom.seed, symptom.epoch)
-        for symptom in find_symptoms(History(rows), k_sel)
+        for symptom in find_symptoms(rows, k_sel)
     ]
 
 
@@ -148,26 +148,25 @@ def test_later_epochs_change_nothing_of_what_was_found():
         for name, value in HEALTHY.items()
     }
     rows = history(60, **walks)
-    whole = find_symptoms(History(rows), K_SEL)
+    whole = find_symptoms(rows, K_SEL)
     assert len(whole) >= 4
-    grown = History()
+    watch, so_far = Watch(K_SEL), []
     for epoch, row in enumerate(rows, start=1):
-        grown.append([row])
-        found_so_far = find_symptoms(grown, K_SEL)
-        assert found_so_far == [s for s in whole if s.epoch <= epoch]
+        so_far += watch.look([row])
+        assert so_far == [s for s in whole if s.epoch <= epoch]
 
 
 def test_what_is_said():
-    (symptom,) = find_symptoms(History(history(inflation=[0.1, *[0.25] * 29])), K_SEL)
+    (symptom,) = find_symptoms(history(inflation=[0.1, *[0.25] * 29]), K_SEL)
     assert symptom.seen == "inflation 0.1 -> 0.25, NX_0_all_users_R_tra 71 -> 71"
     (symptom,) = find_symptoms(
-        History(history(effective_users_picked=then(240.0, 22.4, 10))), K_SEL
+        history(effective_users_picked=then(240.0, 22.4, 10)), K_SEL
     )
     assert symptom.seen == "22.4 users picked for all (first epoch 240, k_sel 15)"
 
 
 def all_rules() -> list[Rule]:
-    return module._rules({name: np.zeros(1) for name in HEALTHY}, K_SEL)
+    return module._rules(HEALTHY, K_SEL)
 
 
 @pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.name)
@@ -180,4 +179,4 @@ def test_what_to_change_can_be_changed(rule):
         if value:
             change = config_lib.parse_overrides([f"{field}={value}"])
             config_lib.replace(config_lib.ExperimentConfig(), change)
-    assert set(rule.needs) <= module._READ
+    assert set(rule.needs) <= set(HEALTHY)
