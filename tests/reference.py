@@ -317,3 +317,14 @@ def pair_accuracy(predicted, labels):
                 tie = predicted[n] == predicted[m]
                 scores.append(0.5 if tie else float(predicted[n] > predicted[m]))
     return sum(scores) / len(scores)
+
+
+def top_gain(predicted, labels):
+    """Mean of the third predicted best less the mean of all; tied rows share places."""
+    places = (len(labels) + 2) // 3
+    total = 0.0
+    for score, label in zip(predicted, labels, strict=True):
+        ahead = sum(other > score for other in predicted)
+        tied = sum(other == score for other in predicted)
+        total += label * min(max((places - ahead) / tied, 0.0), 1.0)
+    return total / places - sum(labels) / len(labels)

@@ -282,9 +282,12 @@ def train_steps(
     config: WorldModelConfig,
 ) -> tuple[Member, Array]:
     """A gradient step on each row of `order [n, batch]`; returns the sum of losses."""
+    pair_loss = LOSSES[config.loss]
 
     def loss_fn(params: Params, rows: Array) -> tuple[Array, Array]:
-        loss = _batch_loss(params, rows, pairs, sides, network, LOSSES[config.loss])
+        loss = _batch_loss(
+            params, rows, pairs, sides, network, pair_loss, config.negative_weight
+        )
         return loss + parameter_decay(params, config), loss
 
     def step(carry: tuple[Params, optax.OptState], rows: Array) -> tuple[tuple, Array]:
@@ -304,6 +307,7 @@ def _batch_loss(
     sides: Sides,
     network: WorldModelNetwork,
     loss: Loss,
+    negative_weight: float,
 ) -> Array:
     weight = (rows >= 0).astype(jnp.float32)  # -1 pads the last batch
     rows = jnp.maximum(rows, 0)
@@ -312,6 +316,5 @@ def _batch_loss(
     negative = network.apply(
         params, pairs.negative_users[rows], pairs.negative_items[rows], *sides
     )
-    return loss(
-        positive, negative, pairs.labels[logged], pairs.importance[logged], weight
-    )
+    labels, importance = pairs.labels[logged], pairs.importance[logged]
+    return loss(positive, negative, labels, importance, weight, negative_weight)

@@ -7,6 +7,7 @@ import numpy as np
 from darlr_jax.data.dataset import InteractionLog
 
 _MOST_PAIRED_ROWS = 256  # of a user: all pairs of 3,327 videos would take minutes
+_TOP = 3  # the best of so many rows are on top
 
 
 def rating_errors(
@@ -16,11 +17,13 @@ def rating_errors(
 
     Returns:
       `held_out_mae`, `held_out_mse` in units of the label; `held_out_ndcg_at_k` with
-      the reward above 0 (or above the smallest one, if that is negative) as gain, and
-      `held_out_pair_accuracy`, the share of a user's held-out pairs with unequal labels
-      that are ranked rightly (ties count one half): each is a mean over the users that
-      have any such pair. Of users with more than 256 rows the pairs are those of 256
-      evenly spaced rows.
+      the reward above 0 (or above the smallest one, if that is negative) as gain;
+      `held_out_top_gain`, in units of the reward, the mean of the third of a user's
+      rows that is predicted best (rounded up; ties share its places) less the mean of
+      all of hers; and `held_out_pair_accuracy`, the share of a user's held-out pairs
+      with unequal labels that are ranked rightly (ties count one half). Each of these
+      is a mean over the users that have any such pair. Of users with more than 256 rows
+      the pairs are those of 256 evenly spaced rows.
     """
     difference = predicted - held_out.labels
     errors = {
@@ -34,6 +37,8 @@ def rating_errors(
     for k in cutoffs:
         scores = [_ndcg(predicted[r], gains[r], k) for r in rows]
         errors[f"held_out_ndcg_at_{k}"] = float(np.mean(scores)) if scores else np.nan
+    top = [_top_gain(predicted[r], gains[r]) for r in rows]
+    errors["held_out_top_gain"] = float(np.mean(top)) if top else np.nan
     rows = [_evenly_spaced(r, _MOST_PAIRED_ROWS) for r in rows]
     accuracy = [_pair_accuracy(predicted[r], held_out.labels[r]) for r in rows]
     accuracy = [share for share in accuracy if not np.isnan(share)]
@@ -57,6 +62,14 @@ def _ndcg(predicted: np.ndarray, gains: np.ndarray, k: int) -> float:
     ranked = gains[np.argsort(-predicted, kind="stable")][:k]
     ideal = np.sort(gains)[::-1][:k]
     return float(ranked @ discounts / (ideal @ discounts))
+
+
+def _top_gain(predicted: np.ndarray, gains: np.ndarray) -> float:
+    places = -(-len(predicted) // _TOP)
+    last = np.sort(predicted)[-places]
+    ahead, tied = predicted > last, predicted == last
+    weight = ahead + tied * (places - ahead.sum()) / tied.sum()
+    return float(weight @ gains / places - np.mean(gains))
 
 
 def _pair_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:

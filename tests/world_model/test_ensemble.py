@@ -59,7 +59,12 @@ def test_batch_loss_matches_the_definition(dataset):
     rows = np.array([3, -1, 97, 159, -1])  # -1 is padding
 
     batch_loss = jax.jit(
-        functools.partial(ensemble._batch_loss, network=network, loss=gaussian_loss)
+        functools.partial(
+            ensemble._batch_loss,
+            network=network,
+            loss=gaussian_loss,
+            negative_weight=1.0,
+        )
     )
     found = batch_loss(params, rows, jax.tree.map(jnp.asarray, pairs), sides)
 

@@ -41,6 +41,9 @@ def test_worked_numbers():
     assert found["held_out_ndcg_at_2"] == pytest.approx((first + second) / 2)
     first = (3 + 1 / LOG_3 + 2 / 2) / (3 + 2 / LOG_3 + 1 / 2)
     assert found["held_out_ndcg_at_5"] == pytest.approx((first + second) / 2)
+    # User 0: the first of 3 rows. User 2: the first of 2, one half of each.
+    gain = (3 - 2) + (1.5 - 1.5)
+    assert found["held_out_top_gain"] == pytest.approx(gain / 2)
     # User 0: 3 over 1 and 3 over 2 right, 2 over 1 wrong. User 2: a tie, one half.
     assert found["held_out_pair_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
 
@@ -62,6 +65,7 @@ def test_rankings_match_the_definition(users, labels, predicted):
         "ndcg_at_1": lambda p, y: reference.ndcg(p, y, 1),
         "ndcg_at_3": lambda p, y: reference.ndcg(p, y, 3),
         "pair_accuracy": reference.pair_accuracy,
+        "top_gain": reference.top_gain,
     }.items():
         expected = np.mean([score(*case) for case in ranked]) if ranked else math.nan
         assert found[f"held_out_{name}"] == pytest.approx(expected, nan_ok=True)
