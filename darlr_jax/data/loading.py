@@ -24,6 +24,7 @@ from darlr_jax.data.dataset import (
     Dataset,
     InteractionLog,
 )
+from darlr_jax.data.splits import validation_data
 from darlr_jax.data.thinning import thin
 
 # Data sets that are read from their publishers' files, in a folder of their own.
@@ -74,7 +75,7 @@ def load_dataset(config: DatasetConfig, data_dir: str | None = None) -> Dataset:
     except DataError as error:
         where = f" in {data_dir}" if config.name in MODULES else ""
         raise DataError(f"dataset.name={config.name!r}{where}: {error}") from None
-    return thin(dataset, config.thinning)
+    return validation_data(thin(dataset, config.thinning), config.validation)
 
 
 def data_hash(dataset: Dataset) -> str:

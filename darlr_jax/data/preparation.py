@@ -14,10 +14,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from darlr_jax.config import DatasetConfig, ThinningConfig
+from darlr_jax.config import DatasetConfig, ThinningConfig, ValidationConfig
 from darlr_jax.data import archives, cache, fetch, frames, loading, own, text, twins
 from darlr_jax.data.dataset import DataError, Dataset
 from darlr_jax.data.sources import SOURCES, Download
+from darlr_jax.data.splits import validation_data
 from darlr_jax.data.thinning import thin
 
 VERSION = 1  # of what is prepared: raised, world models are fitted anew as well
@@ -67,7 +68,9 @@ def prepare(
     dataset = store.load(key)
     if dataset is None:
         say(f"{config.name}: reading its files, once")
-        whole = dataclasses.replace(config, thinning=ThinningConfig())
+        whole = dataclasses.replace(
+            config, thinning=ThinningConfig(), validation=ValidationConfig()
+        )
         try:
             dataset = loading.load_dataset(whole, str(data_dir))
         except DataError:
@@ -75,7 +78,8 @@ def prepare(
             raise
         store.save(key, dataset)
         dataset = store.load(key) or dataset  # mapped files instead of memory
-    return thin(_signed(dataset, config), config.thinning)
+    dataset = thin(_signed(dataset, config), config.thinning)
+    return validation_data(dataset, config.validation)
 
 
 def _writable(directory: Path) -> Path:

@@ -32,7 +32,7 @@ def thin(dataset: Dataset, config: ThinningConfig) -> Dataset:
     # Data of another share are other data: world models are kept by these digests.
     recipe = repr(sorted(dataclasses.asdict(config).items())).encode()
     sources = dataset.sources | {"thinning": hashlib.sha256(recipe).hexdigest()}
-    log = _select(dataset.log, kept)
+    log = select_rows(dataset.log, kept)
     return dataclasses.replace(dataset, log=log, sources=sources)
 
 
@@ -51,7 +51,8 @@ def _draw(size: int, config: ThinningConfig) -> np.ndarray:
     return rank < max(1, round(config.share * size))
 
 
-def _select(log: InteractionLog, kept: np.ndarray) -> InteractionLog:
+def select_rows(log: InteractionLog, kept: np.ndarray) -> InteractionLog:
+    """The rows of `log` where `kept [N]` is true, in their order."""
     return InteractionLog(
         users=log.users[kept],
         items=log.items[kept],

@@ -8,7 +8,7 @@ from darlr_jax.config import ExperimentConfig, flatten
 from darlr_jax.presets import preset
 
 # Groups whose fields are those of one data set.
-_ALL_DATASETS = ("completion", "thinning")
+_ALL_DATASETS = ("completion", "thinning", "validation")
 
 
 def changed_fields(config: ExperimentConfig) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""Rows of the training log held out, to choose a configuration by.
+
+A data set's own held-out log, as Coat's ratings of random items, and its test matrix
+belong to the evaluation. What chooses by them cannot be evaluated by them any more; a
+split of the training log takes their place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from darlr_jax.config import ValidationConfig
+from darlr_jax.data.averages import user_and_item_means
+from darlr_jax.data.dataset import DataError, Dataset
+from darlr_jax.data.thinning import select_rows
+
+
+def validation_data(dataset: Dataset, config: ValidationConfig) -> Dataset:
+    """`dataset` as it is, or a split of its log that pays means of what is held out.
+
+    Whatever is trained on the one part is then evaluated by the other: `true_reward`
+    is the shrunk user and item means of the held-out rewards. They rank policies by how
+    good the items are that they recommend, to the typical user: which user an item suits
+    they do not know, and of items that nobody chose to rate they only know the mean.
+
+    Raises:
+      DataError: nothing is held out.
+    """
+    if not config.share:
+        return dataset
+    split = hold_out(dataset, config.share, config.seed)
+    rewards = dataclasses.replace(split.held_out, labels=split.held_out.rewards)
+    shape = (dataset.num_logged_users, dataset.num_logged_items)
+    means = user_and_item_means(rewards, shape, config.shrinkage)
+    cells = np.ix_(dataset.environment_users, dataset.environment_items)
+    return dataclasses.replace(
+        split,
+        true_reward=means[cells].astype(np.float32),
+        ground_truth=f"means of {config.share:g} of the training log, held out, "
+        f"seed {config.seed}: for choosing, not for results",
+        sources=split.sources | {"validation": _digest(config)},
+    )
+
+
+def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
+    """`dataset` with its training log split at random, user by user.
+
+    Of a user's n rows `share * n`, rounded, are held out, but never all of them.
+
+    Returns:
+      A data set whose `log` and `held_out` are the two parts of the log of `dataset`.
+      Nothing is left of its own `held_out`, and `true_reward` is zero everywhere.
+
+    Raises:
+      DataError: no user has as many rows that one would be held out.
+    """
+    log = dataset.log
+    chosen = _rank_within_user(log.users, seed) < _counts(log.users, share)
+    if not chosen.any():
+        raise DataError(
+            f"log: a share of {share} holds out no row; no user has enough of them"
+        )
+    return dataclasses.replace(
+        dataset,
+        log=select_rows(log, ~chosen),
+        held_out=select_rows(log, chosen),
+        true_reward=np.zeros_like(dataset.true_reward),
+        ground_truth="none: rows of the training log are held out",
+        sources=dataset.sources | {"split": _digest((share, seed))},
+    )
+
+
+def _digest(recipe: object) -> str:
+    return hashlib.sha256(repr(recipe).encode()).hexdigest()
+
+
+def _rank_within_user(users: np.ndarray, seed: int) -> np.ndarray:
+    """A random order of each user's rows, `[N]` from 0 on."""
+    shuffled = np.random.default_rng(seed).permutation(len(users))
+    order = shuffled[np.argsort(users[shuffled], kind="stable")]
+    start = np.flatnonzero(np.diff(users[order], prepend=-1))
+    place = np.arange(len(users))
+    rank = np.empty(len(users), int)
+    rank[order] = place - np.repeat(start, np.diff(np.append(start, len(users))))
+    return rank
+
+
+def _counts(users: np.ndarray, share: float) -> np.ndarray:
+    """How many rows of the user of each row `[N]` are held out."""
+    _, user_of_row, rows = np.unique(users, return_inverse=True, return_counts=True)
+    held_out = np.floor(share * rows + 0.5).astype(int)
+    return np.minimum(held_out, rows - 1)[user_of_row]
