@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 
@@ -67,15 +67,28 @@ def experiment_config() -> ExperimentConfig:
         if path in changes:
             flag = path.partition(".")[0]
             raise ConfigError(f"--set={path}=...: use --{flag}, which selects a preset")
-    if TWIN.value:
-        changes = {"dataset.twin": True} | changes
-    if TWIN_SCALE.value is not None:
-        changes = {"dataset.twin_scale": TWIN_SCALE.value} | changes
-    if EPOCHS.value is not None:
-        changes = {"training.epochs": EPOCHS.value} | changes
-    config = config_lib.replace(config, changes)
+    config = config_lib.replace(config, _fields_of_flags(changes) | changes)
     config_lib.validate(config)
+    if TWIN_SCALE.value is not None and not config.dataset.twin:
+        raise ConfigError("--twin_scale: official files have one size; add --twin")
     return config
+
+
+def _fields_of_flags(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that have flags of their own; `--set` must not say something else."""
+    given = {
+        "twin": ("dataset.twin", TWIN.value or None),
+        "twin_scale": ("dataset.twin_scale", TWIN_SCALE.value),
+        "epochs": ("training.epochs", EPOCHS.value),
+    }
+    fields = {path: value for path, value in given.values() if value is not None}
+    for flag, (path, value) in given.items():
+        if path in fields and changes.get(path, value) != value:
+            raise ConfigError(
+                f"--set={path}={changes[path]}: --{flag}={value} says something else; "
+                "give one of them"
+            )
+    return fields
 
 
 def runs_beside(

@@ -29,7 +29,7 @@ import sys
 
 from absl import flags
 
-from darlr_jax.config import ExperimentConfig
+from darlr_jax.config import ConfigError, ExperimentConfig
 from darlr_jax.runs.preemption import REQUEUE, Interrupted, StopRequest
 from experiments import cli
 
@@ -71,6 +71,8 @@ MAX_SECONDS = flags.DEFINE_float(
 def main(argv: list[str]) -> None:
     """Flags -> configuration -> session. Exits with 75 where it was asked to stop."""
     del argv
+    if OVERWRITE.value and RESUME.value == "must":
+        raise ConfigError("--overwrite: --resume=must says the opposite; drop one")
     config = cli.experiment_config()  # before JAX is imported: mistakes answer at once
     seeds = cli.parse_seeds(SEEDS.value)
     workdir = WORKDIR.value or f"runs/{config.dataset.name}_{config.method}"

@@ -381,12 +381,16 @@ def assert_nothing_written(workdir):
         ("--seeds=1,1", "expected distinct numbers"),
         ("--seeds=", "expected distinct numbers"),
         ("stray", "unexpected argument 'stray'"),
+        ("--epochs=3 --set=training.epochs=4", "--epochs=3 says something else"),
+        ("--twin --set=dataset.twin=false", "--twin=True says something else"),
+        ("--dataset=coat --twin_scale=0.1", "official files have one size; add --twin"),
+        ("--overwrite --resume=must", "--resume=must says the opposite; drop one"),
     ],
     ids=lambda value: value[:30],
 )
 def test_a_mistake_in_the_command_is_one_line(tmp_path, arguments, message):
     workdir = tmp_path / "run"
-    done = run(arguments, f"--workdir={workdir}")
+    done = run(*arguments.split(" "), f"--workdir={workdir}")
     assert_one_line(done, message)
     assert done.err.count("\n") == 1  # and it came before anything was loaded
     assert_nothing_written(workdir)
