@@ -34,7 +34,7 @@ from darlr_jax.types import (
     UserTables,
 )
 
-AUTOMATIC = False  # whether `selector.picks=auto` means fused on a GPU; docs/speed.md
+AUTOMATIC = True  # whether `selector.picks=auto` means fused on a GPU; docs/speed.md
 
 # Each user is compared with all that are taken, in registers.
 _MOST_PICKS = 31
