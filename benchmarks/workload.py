@@ -179,9 +179,9 @@ def _groups_served(program: Program, weight: np.ndarray) -> tuple[int, int]:
 
     Seeds go side by side: a turn has as many as the seed with most sessions needs.
     """
-    if not can_end_early(program.config.environment):
-        return weight.shape[1], weight.shape[2]
     size = program.sessions_at_once
+    if size >= weight.shape[2] or not can_end_early(program.config.environment):
+        return weight.shape[1], weight.shape[2]
     alive = np.max(np.sum(weight > 0, axis=2), axis=0)  # [T]
     return int(np.sum(-(-alive // size))), size
 

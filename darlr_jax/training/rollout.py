@@ -166,11 +166,12 @@ def _recommend_all(
     inputs: RolloutInputs,
     program: Program,
 ) -> Transition:
-    """`_recommend` lifted over sessions; those that have ended cost (almost) nothing.
+    """`_recommend` lifted over sessions; what ended ones get has no weight.
 
-    Sessions that go on come first and are served a group at a time, so that groups of
-    ended ones need not be. What these would have got is zero, as is its weight. A
-    session's randomness depends on its row alone. The key is consumed.
+    With groups smaller than all, sessions that go on come first and are served a group
+    at a time, so that groups of ended ones cost (almost) nothing. Else all are served:
+    a loop whose length is known at run time alone would stop an accelerator at every
+    turn. A session's randomness depends on its row alone. The key is consumed.
     """
     bound = functools.partial(_recommend, inputs=inputs, program=program)
 
@@ -178,10 +179,9 @@ def _recommend_all(
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
         return jax.vmap(bound, (0, 0, None))(states, keys, previous)
 
-    sessions = state.user.shape[0]
-    if not environment.can_end_early(program.config.environment):
+    sessions, size = state.user.shape[0], program.sessions_at_once
+    if size >= sessions or not environment.can_end_early(program.config.environment):
         return recommend(state, jnp.arange(sessions))
-    size = program.sessions_at_once
     alive = state.discount > 0
     order = jnp.argsort(~alive, stable=True)
     order = jnp.pad(order, (0, -sessions % size), constant_values=sessions)
