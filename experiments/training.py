@@ -246,8 +246,10 @@ class _Training:
         config = self._experiment.learner.config
         live = sum(len(part.live) for part in self._parts)
         left = config.training.epochs - self.done
-        expected = _forecast(compiled, self._experiment, self._states)
-        if left > 1 and expected is not None:
+        expected = None
+        if left > 1:
+            expected = _forecast(compiled, self._experiment, self._states)
+        if expected is not None:
             say(
                 f"an epoch is expected to take {clock(expected)}, "
                 f"all {left} of them {clock(left * expected)}"
