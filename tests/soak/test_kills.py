@@ -17,7 +17,7 @@ import pytest
 from tests.soak.processes import Run, assert_same, unreadable
 from tests.soak.scale import count, report
 
-BATCHES = count(short=1, long=10)  # each with runs of its own: one can be done again
+BATCHES = count(short=1, long=20)  # each with runs of its own: one can be done again
 KILLS = count(short=2, long=200) // BATCHES
 
 
