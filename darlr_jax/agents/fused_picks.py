@@ -22,7 +22,12 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from darlr_jax.config import ConfigError, SelectorConfig
-from darlr_jax.networks.selector import Affine, PickLayers, pick_layers
+from darlr_jax.networks.selector import (
+    Affine,
+    PickLayers,
+    Projections,
+    pick_layers,
+)
 from darlr_jax.networks.transformer import sinusoidal_positions
 from darlr_jax.types import (
     EMPTY,
@@ -70,7 +75,7 @@ class _Inputs(NamedTuple):
     users: _Images  # of all users, n = U
     offsets: _Images  # of context and position, to be added: n = W, newest first
     keys: Any  # [D, U padded to whole blocks]
-    layers: PickLayers  # those after the projections
+    layers: PickLayers
 
 
 def unsupported(config: SelectorConfig) -> str:
@@ -167,14 +172,15 @@ def picks_at(
     """`select_references` at given numbers `[K]` in [0, 1). _Unbatched_."""
     num_users = codes.keys.shape[0]
     block = min(tuning.users, pl.next_power_of_2(num_users))
-    layers = pick_layers(params)
+    projections, layers = pick_layers(params)
+    context_token = network.encode_context(params, context)
     inputs = _Inputs(
         user=jnp.reshape(user, (1,)).astype(jnp.int32),
         uniforms=uniforms,
-        users=_images(codes.tokens, layers),
-        offsets=_offsets(network.encode_context(params, context), layers, config),
+        users=_images(codes.tokens, projections),
+        offsets=_offsets(context_token, projections, config),
         keys=_transposed(codes.keys, block),
-        layers=layers._replace(query=None, key=None, value=None),
+        layers=layers,
     )
     kernel = functools.partial(
         _pick_all, config=config, num_users=num_users, block=block
@@ -199,24 +205,23 @@ def _compiler_params(tuning: Tuning) -> Any:
     return triton.CompilerParams(num_warps=tuning.warps, num_stages=1)
 
 
-def _images(tokens: Array, layers: PickLayers) -> _Images:
+def _images(tokens: Array, projections: Projections) -> _Images:
     """Images of tokens `[n, D]`, without biases."""
     product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    projections = (layers.query, layers.key, layers.value)
     return _Images(tokens, *(product(tokens, layer.kernel) for layer in projections))
 
 
 def _offsets(
-    context_token: Array, layers: PickLayers, config: SelectorConfig
+    context_token: Array, projections: Projections, config: SelectorConfig
 ) -> _Images:
     """What position `[W]` and context add to the image of a user, biases included."""
     window = min(config.window, config.k_sel)  # there are no more tokens
     positions = jnp.asarray(sinusoidal_positions(window, config.width))
-    images = _images(context_token[None, :] + positions, layers)
+    images = _images(context_token[None, :] + positions, projections)
     return images._replace(
-        query=images.query + layers.query.bias[None, :],
-        key=images.key + layers.key.bias[None, :],
-        value=images.value + layers.value.bias[None, :],
+        query=images.query + projections.query.bias[None, :],
+        key=images.key + projections.key.bias[None, :],
+        value=images.value + projections.value.bias[None, :],
     )
 
 

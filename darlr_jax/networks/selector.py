@@ -95,12 +95,17 @@ class Affine(NamedTuple):
     bias: Any  # [m]
 
 
-class PickLayers(NamedTuple):
-    """What `apply` of a selector with one encoder layer is made of, in order of use."""
+class Projections(NamedTuple):
+    """What attention makes of a token."""
 
     query: Affine
     key: Affine
     value: Affine
+
+
+class PickLayers(NamedTuple):
+    """What comes after them in a selector with one encoder layer, in order of use."""
+
     out: Affine
     attention_norm: Affine
     inner: Affine
@@ -111,7 +116,7 @@ class PickLayers(NamedTuple):
     critic: Affine
 
 
-def pick_layers(params: Params) -> PickLayers:
+def pick_layers(params: Params) -> tuple[Projections, PickLayers]:
     """The layers by name, for who computes `apply` by other means (one layer only)."""
     encoder = params["transformer"]["EncoderLayer_0"]
     attention = encoder["Attention_0"]
@@ -121,10 +126,12 @@ def pick_layers(params: Params) -> PickLayers:
         layer = parent.get("Dense_0", parent)
         return Affine(layer["kernel"], layer["bias"])
 
-    return PickLayers(
+    projections = Projections(
         query=affine(attention["query"]),
         key=affine(attention["key"]),
         value=affine(attention["value"]),
+    )
+    return projections, PickLayers(
         out=affine(attention["out"]),
         attention_norm=Affine(first["scale"], first["bias"]),
         inner=affine(encoder["Linear_0"]),

@@ -123,6 +123,7 @@ def test_picks_are_the_plain_ones_at_the_size_of_data_sets(num_users, k_sel):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="JAX finds no GPU")
 @pytest.mark.parametrize(("num_users", "k_sel"), [(50, 15), (290, 15), (1411, 30)])
 def test_picks_are_the_plain_ones_on_a_gpu(num_users, k_sel):
     config = changed(k_sel=k_sel, width=32, heads=1)
