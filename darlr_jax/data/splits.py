@@ -23,8 +23,8 @@ def validation_data(dataset: Dataset, config: ValidationConfig) -> Dataset:
 
     Whatever is trained on the one part is then evaluated by the other: `true_reward`
     is the shrunk user and item means of the held-out rewards. They rank policies by how
-    good the items are that they recommend, to the typical user: which user an item suits
-    they do not know, and of items that nobody chose to rate they only know the mean.
+    good the items are that they recommend, to the typical user: which user an item
+    suits they do not know, and of items that nobody chose to rate only the mean.
 
     Raises:
       DataError: nothing is held out.

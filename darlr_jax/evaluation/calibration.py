@@ -125,7 +125,7 @@ def _measure(
         return row | {"pair_accuracy": accuracy}
 
     def by(bins: errors.Bins, ids: np.ndarray) -> list[errors.Row]:
-        index = bins.index[ids]
+        index = bins.bin_of[ids]
         return [
             {"low": int(low), "high": int(high)} | measure(index == n)
             for n, (low, high) in enumerate(zip(bins.low, bins.high, strict=True))

@@ -20,7 +20,7 @@ _PAIRS = 20_000  # drawn for one figure; its standard error is at most 0.0035
 class Bins(NamedTuple):
     """A partition of values into bins of neighbouring ones, from small to large."""
 
-    index: np.ndarray  # [N] int, the bin of each value
+    bin_of: np.ndarray  # [N] int, the bin of each value
     low: np.ndarray  # [G] its smallest value
     high: np.ndarray  # [G] its largest value
 
@@ -167,9 +167,9 @@ def z_scores(
 
 
 def _means(bins: Bins, columns: dict[str, np.ndarray]) -> list[Row]:
-    count = np.bincount(bins.index)
+    count = np.bincount(bins.bin_of)
     means = {
-        name: np.bincount(bins.index, values.astype(np.float64)) / count
+        name: np.bincount(bins.bin_of, values.astype(np.float64)) / count
         for name, values in columns.items()
     }
     return [

@@ -62,7 +62,7 @@ def estimate_errors(
         "overall": _fits(estimates, truth, same_unit, everything),
         "by_true_reward": _by(quantile_bins(truth, _BINS), estimates, truth, same_unit),
         "by_user_activity": _by(
-            by_user._replace(index=by_user.index[users]), estimates, truth, same_unit
+            by_user._replace(bin_of=by_user.bin_of[users]), estimates, truth, same_unit
         ),
         "by_visits": _by(bins_from(visits, _VISITS), estimates, truth, same_unit),
     }
@@ -78,7 +78,7 @@ def _by(
         {
             "low": float(low),
             "high": float(high),
-            "estimators": _fits(estimates, truth, same_unit, bins.index == n),
+            "estimators": _fits(estimates, truth, same_unit, bins.bin_of == n),
         }
         for n, (low, high) in enumerate(zip(bins.low, bins.high, strict=True))
     ]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from darlr_jax.runs import plots
@@ -143,7 +144,8 @@ def _draw_coverage(axis: Any, rows: pd.DataFrame, label: str, colour: str) -> bo
 
 
 def _identity(axis: Any, values: pd.DataFrame) -> None:
-    ends = [float(values.min(axis=None)), float(values.max(axis=None))]
+    numbers = values.to_numpy(dtype=float)
+    ends = [float(np.nanmin(numbers)), float(np.nanmax(numbers))]
     axis.plot(ends, ends, color="black", lw=0.8, ls="--", zorder=0)
 
 
@@ -228,7 +230,10 @@ def estimate_table(estimates: Report) -> pd.DataFrame:
     for part, cells in (("recommended", "recommended"), ("other", "at random")):
         for name in _in_order(fits := estimates[part]["overall"]):
             fit = fits[name]
-            row = {"cells": cells, "estimator": name, "number": f"{fit['count']:,}"}
+            row: dict[str, Any] = {
+                **{"cells": cells, "estimator": name},
+                "number": f"{fit['count']:,}",
+            }
             for measure, title in _MEASURES.items():
                 if measure in fit:
                     value = fit[measure]

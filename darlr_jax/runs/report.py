@@ -348,7 +348,7 @@ def _subtitle(outcome: Outcome, record: Mapping[str, Any]) -> str:
     metrics = _metrics(outcome)
     device = record.get("device") or {}
     parts = [
-        _seeds(metrics["seed"].unique()),
+        _seeds(metrics["seed"].unique().tolist()),
         f"{int(metrics['epoch'].max())} epochs",
         str(device.get("kind", "device not recorded")),
         f"commit {str(record.get('commit') or 'not recorded')[:10]}",

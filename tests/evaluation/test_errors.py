@@ -22,37 +22,37 @@ def test_bins_are_a_partition_into_neighbours(values, most):
     bins = errors.quantile_bins(values, most)
     count = len(bins.low)
     assert 1 <= count <= most
-    assert set(bins.index) == set(range(count))
+    assert set(bins.bin_of) == set(range(count))
     for n in range(count):
-        inside = values[bins.index == n]
+        inside = values[bins.bin_of == n]
         assert (inside.min(), inside.max()) == (bins.low[n], bins.high[n])
     assert np.all(bins.high[:-1] < bins.low[1:])
 
 
 def test_bins_hold_equally_many():
     bins = errors.quantile_bins(RNG.permutation(100), 4)
-    assert np.bincount(bins.index).tolist() == [25] * 4
+    assert np.bincount(bins.bin_of).tolist() == [25] * 4
     assert bins.low.tolist() == [0, 25, 50, 75]
 
 
 def test_few_values_have_a_bin_each():
     bins = errors.quantile_bins(np.array([3, 1, 3, 3, 3]), 5)
-    assert bins.index.tolist() == [1, 0, 1, 1, 1]
+    assert bins.bin_of.tolist() == [1, 0, 1, 1, 1]
     assert bins.high.tolist() == [1, 3]
 
 
 def test_a_value_that_fills_a_bin_leaves_no_empty_one():
     values = np.array([0] * 97 + [1, 2, 3])
     bins = errors.quantile_bins(values, 3)
-    assert np.bincount(bins.index).tolist() == [97, 3]
+    assert np.bincount(bins.bin_of).tolist() == [97, 3]
 
 
 def test_bins_from_edges():
     bins = errors.bins_from(np.array([7, 0, 1, 2, 4, 9]), (0, 1, 2, 5))
-    assert bins.index.tolist() == [3, 0, 1, 2, 2, 3]
+    assert bins.bin_of.tolist() == [3, 0, 1, 2, 2, 3]
     assert bins.low.tolist() == [0, 1, 2, 7]
     assert bins.high.tolist() == [0, 1, 4, 9]
-    assert errors.bins_from(np.array([6, 0]), (0, 1, 5)).index.tolist() == [1, 0]
+    assert errors.bins_from(np.array([6, 0]), (0, 1, 5)).bin_of.tolist() == [1, 0]
     with pytest.raises(ValueError, match="first edge"):
         errors.bins_from(np.array([0]), (1, 2))
 
