@@ -16,7 +16,7 @@ import pandas as pd
 
 from darlr_jax.config import ExperimentConfig
 from darlr_jax.methods import METHODS
-from darlr_jax.runs.directory import RunError, load_config
+from darlr_jax.runs.directory import RunDirectory, RunError, load_config, read_json
 from darlr_jax.runs.fields import changed_fields
 from darlr_jax.runs.plans import Row
 from darlr_jax.runs.published import Published, PublishedScores
@@ -183,6 +183,18 @@ def require_one_matrix(ground_truths: Mapping[str, str | None]) -> str | None:
         pairs = "; ".join(f"{row}: {truth}" for truth, row in named.items())
         raise RunError(f"rows are paid by {len(named)} test matrices ({pairs})")
     return next(iter(named), None)
+
+
+def matrix_of(run_dirs: Sequence[str | os.PathLike[str]]) -> str | None:
+    """`require_one_matrix` of runs as they are on disk."""
+    files = {pathlib.Path(run).name: RunDirectory(run).run_file for run in run_dirs}
+    records = {name: read_json(file) for name, file in files.items()}
+    return require_one_matrix({n: r.get("ground_truth") for n, r in records.items()})
+
+
+def with_matrix(table: pd.DataFrame, truth: str | None) -> pd.DataFrame:
+    """What pays the evaluation as a column, for files that can hold no note."""
+    return table if truth is None else table.assign(**{"evaluation pays": truth})
 
 
 def _scores(metrics: pd.DataFrame) -> dict[str, Any]:

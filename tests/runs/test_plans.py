@@ -40,13 +40,37 @@ def test_rows_can_be_named_paired_and_run(plan):
 
 def test_tables_of_the_issue_exist():
     wanted = {"main", "ablation", "readings", "sensitivity", "curves"}
-    assert set(TABLES) == wanted | {"density", "sparsity", "exit_rule", "roler"}
+    wanted |= {"density", "sparsity", "exit_rule", "roler", "extensions"}
+    assert set(TABLES) == wanted
 
 
 def test_main_table_has_every_method_as_it_is():
-    plan = make_plan("main", "coat")
-    assert [row.name for row in plan.rows] == list(METHODS)
-    assert all(row.published_as == row.name for row in plan.rows)
+    assert [row.name for row in make_plan("main", "kuairec").rows] == list(METHODS)
+    *rows, extension = make_plan("main", "coat").rows
+    assert [row.name for row in rows] == list(METHODS)
+    assert all(row.published_as == row.name for row in rows)
+    assert extension.name == "darlr_tuned"
+    assert extension.note.startswith("extension: ")
+    assert extension.published_as is None  # another protocol has no published score
+
+
+@pytest.mark.parametrize(("dataset", "extensions"), [("coat", 3), ("kuairec", 1)])
+def test_extensions_have_controls_without_a_selector(dataset, extensions):
+    plan = make_plan("extensions", dataset)
+    methods = {row.method for row in plan.rows}
+    assert {"darlr", "roler", "population_mean", "mbpo"} < methods
+    assert len(plan.rows) == len(methods) * (1 + extensions)
+    changes = {row.name.partition("+")[2]: row.changes for row in plan.rows}
+    for row in plan.rows:
+        assert row.changes == changes[row.name.partition("+")[2]]  # as the others
+        assert row.against == (row.method if row.changes else None)
+
+
+def test_extension_of_the_main_table_is_that_of_its_own():
+    main, extensions = make_plan("main", "coat"), make_plan("extensions", "coat")
+    pair = main.row("darlr_tuned"), extensions.row("darlr+both")
+    first, second = (row_config(row, "coat") for row in pair)
+    assert identity(first) == identity(second)  # one run directory
 
 
 def test_a_changed_row_has_no_published_score():
