@@ -35,7 +35,7 @@ from darlr_jax.runs.world_models import WorldModelStore
 from darlr_jax.runs.writers import MetricsWriter
 from darlr_jax.types import AgentState, TrainState, WorldModelTables
 from darlr_jax.world_model.ensemble import FitState
-from experiments import session, training
+from experiments import diagnosis, session, training
 from tests.experiments.sizes import SYNTHETIC, TRAINING
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -110,6 +110,7 @@ def train(config, dataset, tmp_path, monkeypatch):
     state = invented_state()
     for name, value in {
         "build_experiment": experiment,
+        "calibration_report": {},
         "plot_curves": None,
         "load_metrics": None,
         "run_table": pd.DataFrame(),
@@ -117,6 +118,7 @@ def train(config, dataset, tmp_path, monkeypatch):
         monkeypatch.setattr(session, name, lambda *_, value=value: value)
     monkeypatch.setattr(training, "init_seeds", lambda *_: state)
     monkeypatch.setattr(training, "_forecast", lambda *_: None)
+    monkeypatch.setattr(diagnosis, "write_estimates", lambda *_: None)
 
     def start(during=lambda epoch: None, stop=None, every=100):
         def epoch(states, *tables):
@@ -339,7 +341,7 @@ def test_a_run_that_will_not_fit_does_not_begin(train, monkeypatch):
 def test_checkpoints_that_are_there_need_no_more_space(train, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        session, "require_space", lambda *_, **sizes: asked.append(sizes)
+        training, "require_space", lambda *_, **sizes: asked.append(sizes)
     )
     with StopRequest() as stop, pytest.raises(Interrupted):
         train(send(signal.SIGTERM, in_epoch=3), stop, every=1)
