@@ -41,7 +41,9 @@ def compiled_updates(config):
 
 
 def updated(config, states):
-    return compiled_updates(config)(states, assemble(config).tables, None)
+    experiment = assemble(config)
+    inputs = (experiment.tables, experiment.coefficients)
+    return compiled_updates(config)(states, *inputs)
 
 
 @functools.cache
