@@ -127,8 +127,8 @@ def make_run_epoch(learner: Learner, at_once: int | None = None) -> RunEpoch:
 
     Args:
       learner: what is trained.
-      at_once: how many of S are computed side by side, the others after them; all if
-        None. Fewer need less memory, and more time.
+      at_once: how many of S are computed side by side at most, in groups of one size,
+        one after another; all if None. Fewer need less memory, and more time.
     """
     epoch = functools.partial(_run_epoch, learner=learner)
 
@@ -136,22 +136,26 @@ def make_run_epoch(learner: Learner, at_once: int | None = None) -> RunEpoch:
         states: Any, tables: Any, truth: EvaluationTables, coefficients: Coefficients
     ) -> tuple[Any, dict[str, Array]]:
         own = coefficients.lambda_u.ndim > 0
-        if at_once is None or at_once >= jax.tree.leaves(states)[0].shape[0]:
-            axes = (0, None, None, 0 if own else None)
-            return jax.vmap(epoch, axes)(states, tables, truth, coefficients)
-        if own:
-            return lax.map(
-                lambda one: epoch(one[0], tables, truth, one[1]),
-                (states, coefficients),
-                batch_size=at_once,
-            )
-        return lax.map(
-            lambda state: epoch(state, tables, truth, coefficients),
-            states,
-            batch_size=at_once,
-        )
+        together = jax.vmap(epoch, (0, None, None, 0 if own else None))
+        count = jax.tree.leaves(states)[0].shape[0]
+        if at_once is None or at_once >= count:
+            return together(states, tables, truth, coefficients)
+        size = max(n for n in range(1, at_once + 1) if count % n == 0)
+
+        def follow(group: tuple[Any, Any]) -> tuple[Any, dict[str, Array]]:
+            states, theirs = group
+            return together(states, tables, truth, theirs if own else coefficients)
+
+        groups = (states, coefficients if own else None)
+        done = lax.map(follow, _split(groups, count // size, size))
+        return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), done)
 
     return jax.jit(run_all, donate_argnums=0)
+
+
+def _split(tree: Any, groups: int, size: int) -> Any:
+    """Leaves `[groups * size, ...]` as `[groups, size, ...]`."""
+    return jax.tree.map(lambda leaf: leaf.reshape(groups, size, *leaf.shape[1:]), tree)
 
 
 def stack_coefficients(
