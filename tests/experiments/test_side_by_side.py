@@ -161,8 +161,8 @@ def test_settings_side_by_side_or_a_few_at_a_time_are_the_same():
                 found[at_once][name], value, rtol=1e-4, atol=1e-5, err_msg=name
             )
     # Each pair of rows is what its setting gives by itself.
-    halves = {slice(0, 2): experiment.coefficients, slice(2, 4): other}
-    for rows, coefficients in halves.items():
+    halves = ((slice(0, 2), experiment.coefficients), (slice(2, 4), other))
+    for rows, coefficients in halves:
         own = experiment._replace(coefficients=coefficients)
         epoch = make_run_epoch(experiment.learner)
         alone = run_epoch(own, epoch, init_seeds(experiment, seeds[rows]))[1]
