@@ -130,27 +130,34 @@ def make_run_epoch(learner: Learner, at_once: int | None = None) -> RunEpoch:
       at_once: how many of S are computed side by side at most, in groups of one size,
         one after another; all if None. Fewer need less memory, and more time.
     """
-    epoch = functools.partial(_run_epoch, learner=learner)
-
-    def run_all(
-        states: Any, tables: Any, truth: EvaluationTables, coefficients: Coefficients
-    ) -> tuple[Any, dict[str, Array]]:
-        own = coefficients.lambda_u.ndim > 0
-        together = jax.vmap(epoch, (0, None, None, 0 if own else None))
-        count = jax.tree.leaves(states)[0].shape[0]
-        if at_once is None or at_once >= count:
-            return together(states, tables, truth, coefficients)
-        size = max(n for n in range(1, at_once + 1) if count % n == 0)
-
-        def follow(group: tuple[Any, Any]) -> tuple[Any, dict[str, Array]]:
-            states, theirs = group
-            return together(states, tables, truth, theirs if own else coefficients)
-
-        groups = (states, coefficients if own else None)
-        done = lax.map(follow, _split(groups, count // size, size))
-        return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), done)
-
+    run_all = functools.partial(_run_all, learner=learner, at_once=at_once)
     return jax.jit(run_all, donate_argnums=0)
+
+
+def _run_all(
+    states: Any,
+    tables: Any,
+    truth: EvaluationTables,
+    coefficients: Coefficients,
+    *,
+    learner: Learner,
+    at_once: int | None,
+) -> tuple[Any, dict[str, Array]]:
+    own = coefficients.lambda_u.ndim > 0
+    epoch = functools.partial(_run_epoch, learner=learner)
+    together = jax.vmap(epoch, (0, None, None, 0 if own else None))
+    count = jax.tree.leaves(states)[0].shape[0]
+    if at_once is None or at_once >= count:
+        return together(states, tables, truth, coefficients)
+    size = max(n for n in range(1, at_once + 1) if count % n == 0)
+
+    def follow(group: tuple[Any, Any]) -> tuple[Any, dict[str, Array]]:
+        states, theirs = group
+        return together(states, tables, truth, theirs if own else coefficients)
+
+    groups = (states, coefficients if own else None)
+    done = lax.map(follow, _split(groups, count // size, size))
+    return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), done)
 
 
 def _split(tree: Any, groups: int, size: int) -> Any:
