@@ -1,7 +1,7 @@
 """Chooses a world model by the training log alone, and says which flags give it.
 
     python -m experiments.tune_world_model --dataset=coat --data_dir=DIR \
-        --splits=5 --share=0.2 --workdir=runs/coat_world_models
+        --splits=5 --share=0.2 --output=runs/coat_world_models
 
 Candidates are the combinations of `--vary`, as often as it is given,
 
@@ -27,7 +27,7 @@ What it cannot tell: logged rows are those that users chose to rate. How items w
 ranked that nobody would choose, it does not see.
 
 Writes world_models.md (of each candidate its best number of epochs), .csv (every number
-of epochs) and scores.csv (every split) to --workdir. A search is not continued where it
+of epochs) and scores.csv (every split) to --output. A search is not continued where it
 was stopped: it begins anew.
 """
 
@@ -69,8 +69,8 @@ VARY = flags.DEFINE_multi_string(
     [],
     "FIELD=VALUE|VALUE of the world model, all combinations of them; may repeat.",
 )
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the files; runs/DATASET_world_models if not given."
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder of the files; runs/DATASET_world_models if not given."
 )
 
 
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
     from darlr_jax.runs import selection
     from darlr_jax.runs.directory import writing
 
-    folder = pathlib.Path(WORKDIR.value or f"runs/{config.dataset.name}_world_models")
+    folder = pathlib.Path(OUTPUT.value or f"runs/{config.dataset.name}_world_models")
     with writing(folder):  # before any work
         folder.mkdir(parents=True, exist_ok=True)
 

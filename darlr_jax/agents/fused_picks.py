@@ -39,8 +39,6 @@ from darlr_jax.types import (
     UserTables,
 )
 
-AUTOMATIC = True  # whether `selector.picks=auto` means fused on a GPU; docs/speed.md
-
 # Each user is compared with all that are taken, in registers.
 _MOST_PICKS = 31
 _WIDEST = 64  # the matrices of all layers stay in registers, too
@@ -99,7 +97,7 @@ def is_chosen(config: SelectorConfig) -> bool:
     """
     on_gpu = jax.default_backend() == "gpu"
     if config.picks == "auto":
-        return AUTOMATIC and on_gpu and not unsupported(config)
+        return on_gpu and not unsupported(config)
     if config.picks == "plain":
         return False
     reason = unsupported(config)

@@ -275,14 +275,12 @@ def test_what_the_kernel_cannot_do_has_a_reason(changes, reason):
     assert found == (f"selector.{reason}" if reason else "")
 
 
-@pytest.mark.parametrize("automatic", [False, True])
-def test_on_a_gpu_picks_are_fused_where_they_can_be(monkeypatch, automatic):
+def test_on_a_gpu_picks_are_fused_where_they_can_be(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(fused_picks, "AUTOMATIC", automatic)
 
     assert fused_picks.is_chosen(changed(picks="fused"))
     assert not fused_picks.is_chosen(changed(picks="plain"))
-    assert fused_picks.is_chosen(changed(picks="auto")) == automatic
+    assert fused_picks.is_chosen(changed(picks="auto"))
     assert not fused_picks.is_chosen(changed(picks="auto", layers=2))
     with pytest.raises(ConfigError, match=r"'fused': selector\.layers must be 1"):
         fused_picks.is_chosen(changed(picks="fused", layers=2))
@@ -290,7 +288,6 @@ def test_on_a_gpu_picks_are_fused_where_they_can_be(monkeypatch, automatic):
 
 def test_without_a_gpu_picks_are_plain_or_refused(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    monkeypatch.setattr(fused_picks, "AUTOMATIC", True)
 
     assert not fused_picks.is_chosen(changed(picks="auto"))
     with pytest.raises(ConfigError, match="needs a GPU, and the device is cpu; set"):

@@ -47,7 +47,7 @@ def tune(tmp_path, monkeypatch, capsys):
 def test_from_a_log_to_flags(tune, tmp_path):
     vary = "world_model.negative_weight=1.0|0.0"
     arguments = ("--splits=2", "--share=0.5", "--longest=4", f"--vary={vary}")
-    out = tune(*arguments, f"--workdir={tmp_path}/first")
+    out = tune(*arguments, f"--output={tmp_path}/first")
 
     scores = pd.read_csv(tmp_path / "first" / "scores.csv")
     fitted = scores[scores["epochs"] > 0]
@@ -67,7 +67,7 @@ def test_from_a_log_to_flags(tune, tmp_path):
     ]  # fmt: skip
     assert summary["pair_accuracy"].is_monotonic_decreasing
 
-    assert tune(*arguments, f"--workdir={tmp_path}/again") == out
+    assert tune(*arguments, f"--output={tmp_path}/again") == out
     names = ("world_models.csv", "scores.csv")
     first, again = (
         [(tmp_path / folder / name).read_text() for name in names]
@@ -95,9 +95,9 @@ def test_test_data_cannot_decide(tune, tmp_path, monkeypatch):
         "--longest=2",
         "--vary=world_model.loss=gaussian",
     )
-    first = tune(*arguments, f"--workdir={tmp_path}/first")
+    first = tune(*arguments, f"--output={tmp_path}/first")
     monkeypatch.setattr(cli, "prepare_dataset", with_other_test_data)
-    second = tune(*arguments, f"--workdir={tmp_path}/second")
+    second = tune(*arguments, f"--output={tmp_path}/second")
 
     assert first == second
     assert (tmp_path / "first/scores.csv").read_text() == (
@@ -188,4 +188,4 @@ def test_a_folder_that_cannot_be_written_stops_before_any_work(tune, tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(Exception, match="cannot be written to"):
-        tune(f"--workdir={tmp_path}/file")
+        tune(f"--output={tmp_path}/file")

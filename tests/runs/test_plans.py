@@ -54,7 +54,7 @@ def test_main_table_has_every_method_as_it_is():
     assert extension.published_as is None  # another protocol has no published score
 
 
-@pytest.mark.parametrize(("dataset", "extensions"), [("coat", 3), ("kuairec", 1)])
+@pytest.mark.parametrize(("dataset", "extensions"), [("coat", 4), ("kuairec", 1)])
 def test_extensions_have_controls_without_a_selector(dataset, extensions):
     plan = make_plan("extensions", dataset)
     methods = {row.method for row in plan.rows}
@@ -68,7 +68,7 @@ def test_extensions_have_controls_without_a_selector(dataset, extensions):
 
 def test_extension_of_the_main_table_is_that_of_its_own():
     main, extensions = make_plan("main", "coat"), make_plan("extensions", "coat")
-    pair = main.row("darlr_tuned"), extensions.row("darlr+both")
+    pair = main.row("darlr_tuned"), extensions.row("darlr+all")
     first, second = (row_config(row, "coat") for row in pair)
     assert identity(first) == identity(second)  # one run directory
 

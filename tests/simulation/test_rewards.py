@@ -19,7 +19,7 @@ TABLES = EXPERIMENT.tables.rewards
 # The estimators read them separately: make them differ.
 TABLES = TABLES._replace(static=TABLES.base + 10.0)
 NUM_USERS, NUM_ITEMS = TABLES.base.shape
-COEFFICIENTS = Coefficients(*map(jnp.float32, (0.3, 0.7, 0.0, 0.0, 1e-3)))
+COEFFICIENTS = Coefficients(*map(jnp.float32, (0.3, 0.7, 0.0, 0.0, 1e-3, 0.0)))
 
 users = st.integers(0, NUM_USERS - 1)
 items = st.integers(0, NUM_ITEMS - 1)
