@@ -164,7 +164,7 @@ def _main(dataset: str) -> Iterable[Row]:
         yield Row(name, name, note=method.summary, against=against)
     if dataset in _WORLD_MODELS:
         changes = {**_WORLD_MODELS[dataset], **_MYOPIC}
-        note = "extension: world model chosen on the log, no repeats in training, myopic"
+        note = "extension: world model chosen on the log; no repeats, discount 0"
         yield Row("darlr_tuned", "darlr", changes, note, against="roler")
 
 
