@@ -276,7 +276,9 @@ def test_training_gets_what_was_prepared(twin, by_hand, tmp_path, monkeypatch):
     with flagsaver.flagsaver():
         flags.FLAGS([*arguments, f"--data_dir={by_hand}"])
         train.main([])
-        flags.FLAGS(["train", f"--data_dir={tmp_path}/elsewhere", "--notwin"])
+    elsewhere = ["train", "--dataset=kuairec", f"--data_dir={tmp_path}/elsewhere"]
+    with flagsaver.flagsaver():
+        flags.FLAGS(elsewhere)
         with pytest.raises(
             DataError, match=r"elsewhere/kuairec/\S+\.csv: no such file"
         ):

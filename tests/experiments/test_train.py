@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from darlr_jax import config as config_lib
+from darlr_jax.data import coat
 from darlr_jax.data.loading import load_dataset
 from darlr_jax.presets import preset
 from darlr_jax.runs.arrays import load_arrays
@@ -410,11 +411,15 @@ def test_a_flag_that_cannot_be_parsed_is_named(tmp_path, argument):
 
 
 def broken_coat(folder: pathlib.Path) -> pathlib.Path:
-    """A data folder whose first file is Coat's in shape, with a word in line 7."""
+    """Files like Coat's in name and shape, with a word in line 7 of each."""
     rows = [" ".join(["0"] * 300)] * 290
     rows[6] = rows[6].replace("0", "zero", 1)
-    (folder / "coat").mkdir(parents=True)
-    (folder / "coat" / "train.ascii").write_text("\n".join(rows) + "\n")
+    for name in (coat.TRAIN, coat.TEST, coat.TRUTH):
+        (folder / "coat").mkdir(parents=True, exist_ok=True)
+        (folder / "coat" / name).write_text("\n".join(rows) + "\n")
+    for name in (coat.USER_FEATURES, coat.ITEM_FEATURES):
+        (folder / "coat" / name).parent.mkdir(exist_ok=True)
+        (folder / "coat" / name).write_text("")
     return folder
 
 

@@ -68,6 +68,7 @@ def test_darlr_with_itself_as_reference_and_no_lambda_is_mbpo():
     same = {
         "tracker__kind": "transformer",
         "tracker__fresh_items": False,
+        "tracker__readout": "newest",
         "environment__exit_rule": "tags",
         "reward__lambda_u": 0.0,
         "reward__lambda_e": 0.0,
