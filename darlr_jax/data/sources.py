@@ -54,6 +54,7 @@ class Published:
     rows_log: int | None = None
     rows_held_out: int | None = None
     rows: int | None = None  # of both
+    rows_log_repeated: int | None = None  # beyond the first of their user and item
     environment_users: int | None = None
     environment_items: int | None = None
     density: float | None = None  # share of the environment's cells that are held out
@@ -75,18 +76,21 @@ _TOLERANCE = {int: 0.0, float: 5e-4}
 
 def count(dataset: Dataset) -> dict[str, int | float]:
     """The counts of `Published`, under the same names."""
-    held_out = dataset.held_out
-    pairs = held_out.users.astype(np.int64) * dataset.num_logged_items + held_out.items
-    cells = dataset.num_users * dataset.num_items
+    items = dataset.num_logged_items
+    logged, held_out = (  # distinct pairs
+        len(statistics.distinct(log.users.astype(np.int64) * items + log.items))
+        for log in (dataset.log, dataset.held_out)
+    )
     return {
         "users": dataset.num_logged_users,
-        "items": dataset.num_logged_items,
+        "items": items,
         "rows_log": len(dataset.log),
-        "rows_held_out": len(held_out),
-        "rows": len(dataset.log) + len(held_out),
+        "rows_held_out": len(dataset.held_out),
+        "rows": len(dataset.log) + len(dataset.held_out),
+        "rows_log_repeated": len(dataset.log) - logged,
         "environment_users": dataset.num_users,
         "environment_items": dataset.num_items,
-        "density": len(statistics.distinct(pairs)) / cells,
+        "density": held_out / (dataset.num_users * dataset.num_items),
     }
 
 

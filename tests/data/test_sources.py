@@ -118,24 +118,33 @@ def test_counts_of_a_data_set(dataset):
         "rows_log": 3600,
         "rows_held_out": 1200,
         "rows": 4800,
+        "rows_log_repeated": 0,
         "environment_users": 200,
         "environment_items": 120,
         "density": 0.05,
     }
 
 
-def test_repeated_pairs_count_once_in_the_density(dataset):
-    log = dataset.held_out
-    twice = dataclasses.replace(
-        log,
-        **{
-            name: np.concatenate([getattr(log, name)] * 2)
-            for name in ("users", "items", "labels", "rewards")
-        },
+def twice(log):
+    """The rows of a log, and all of them again."""
+    names = ("users", "items", "labels", "rewards")
+    return dataclasses.replace(
+        log, **{name: np.concatenate([getattr(log, name)] * 2) for name in names}
     )
-    counts = sources.count(dataclasses.replace(dataset, held_out=twice))
+
+
+def test_repeated_pairs_count_once_in_the_density(dataset):
+    counts = sources.count(
+        dataclasses.replace(dataset, held_out=twice(dataset.held_out))
+    )
 
     assert (counts["rows_held_out"], counts["density"]) == (2400, 0.05)
+
+
+def test_repeated_rows_of_the_log_are_counted(dataset):
+    counts = sources.count(dataclasses.replace(dataset, log=twice(dataset.log)))
+
+    assert (counts["rows_log"], counts["rows_log_repeated"]) == (7200, 3600)
 
 
 def test_differences_are_named(dataset):

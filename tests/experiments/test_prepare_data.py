@@ -25,7 +25,7 @@ SETTINGS = (*TRAINING, *REFERENCES, "world_model.batch_size=1024")
 LOG = "user_id,item_id,rating\n" + "".join(
     f"{user},{item},{1 + user * item % 5}\n"
     for user in range(8)
-    for item in range(9)
+    for item in range(12)
     if (user + item) % 3
 )
 
@@ -97,6 +97,9 @@ def test_twin_is_prepared_once_and_counted(tmp_path):
     size = twins.sizes("kuairec", TINY)
     table = rows(first.out)
     assert table[0] == ["count", "found"]  # the official counts are none of a twin's
+    repeated = table.pop(6)
+    assert repeated[0] == "rows log repeated"
+    assert 0.1 < int(repeated[1].replace(",", "")) / size.log_rows < 0.2  # docs/data.md
     assert table[1:8] == [
         ["users", f"{size.users:,}"],
         ["items", f"{size.items:,}"],
@@ -124,7 +127,7 @@ def test_official_counts_stand_beside_those_found(by_hand, prepare):
         ["users", "227", "7,176"],
     ]
     assert rows(out)[5] == ["rows", "17,233", ""]  # nobody states the sum
-    assert rows(out)[8] == ["density", "0.9962", "0.9960"]
+    assert rows(out)[9] == ["density", "0.9962", "0.9960"]
     assert f"terms: {SOURCES['kuairec'].terms} (https://kuairec.com)" in out
     assert "evaluation pays: KuaiRec small_matrix.csv, watch ratio capped" in out
     assert warnings(err) == [
@@ -147,7 +150,7 @@ def test_strict_fails_after_the_table(by_hand, tmp_path):
     )
 
     assert done.code == 1
-    assert len(rows(done.out)) == 9
+    assert len(rows(done.out)) == 10
     assert len(warnings(done.err)) == 6
     last = done.err.splitlines()[-1]
     assert last == "error: 6 counts differ from those published"
