@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from typing import Any
 
@@ -35,16 +37,43 @@ class Linear(nn.Module):
     kernel_init: Any = None  # symmetric_uniform of the inputs
 
     @nn.compact
-    def __call__(self, inputs: Array) -> Array:
-        """Maps `[..., n]` to `[..., features]`."""
-        default = symmetric_uniform(inputs.shape[-1])
-        layer = nn.Dense(
+    def __call__(self, *inputs: Array) -> Array:
+        """Maps `[..., n]` to `[..., features]`; several as if they were concatenated.
+
+        Leading axes of several inputs broadcast after they have been mapped: what is
+        the same for a whole row of a grid is mapped once.
+        """
+        default = symmetric_uniform(sum(part.shape[-1] for part in inputs))
+        layer = Dense(
             self.features,
             self.use_bias,
             kernel_init=self.kernel_init or default,
             bias_init=default,
+            name="Dense_0",
         )
-        return layer(inputs)
+        return layer(*inputs)
+
+
+class Dense(nn.Module):
+    """`flax.linen.Dense` of a concatenation, with the parameters that it has."""
+
+    features: int
+    use_bias: bool
+    kernel_init: Any
+    bias_init: Any = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, *inputs: Array) -> Array:
+        """Maps `[..., n]`, or several such, to `[..., features]`."""
+        widths = [part.shape[-1] for part in inputs]
+        kernel = self.param("kernel", self.kernel_init, (sum(widths), self.features))
+        blocks = jnp.split(kernel, list(itertools.accumulate(widths))[:-1])
+        pairs = zip(inputs, blocks, strict=True)
+        mapped = functools.reduce(jnp.add, [part @ block for part, block in pairs])
+        if not self.use_bias:
+            return mapped
+        bias = self.param("bias", self.bias_init, (self.features,))
+        return mapped + bias.reshape((1,) * (mapped.ndim - 1) + (-1,))
 
 
 class MLP(nn.Module):
@@ -54,11 +83,18 @@ class MLP(nn.Module):
     kernel_init: Any = None  # symmetric_uniform of the inputs
 
     @nn.compact
-    def __call__(self, inputs: Array) -> Array:
-        """Maps `[..., n]` to `[..., hidden[-1]]`."""
+    def __call__(self, *inputs: Array) -> Array:
+        """Maps `[..., n]` to `[..., hidden[-1]]`; several inputs as `Linear` does."""
         for width in self.hidden:
-            inputs = nn.relu(Linear(width, kernel_init=self.kernel_init)(inputs))
-        return inputs
+            inputs = (nn.relu(Linear(width, kernel_init=self.kernel_init)(*inputs)),)
+        return _concatenate(inputs)
+
+
+def _concatenate(parts: tuple[Array, ...]) -> Array:
+    """Joins last axes; the others broadcast."""
+    leading = jnp.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    shapes = [(*leading, part.shape[-1]) for part in parts]
+    return jnp.concatenate(list(map(jnp.broadcast_to, parts, shapes)), axis=-1)
 
 
 class Dropout(nn.Module):

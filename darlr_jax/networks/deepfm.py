@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from darlr_jax.config import WorldModelConfig
-from darlr_jax.networks.base import MLP, Linear, call
+from darlr_jax.networks.base import MLP, Dense, Linear, call
 from darlr_jax.types import Array, Key, Params
 
 _MAX_LOG_VARIANCE, _MIN_LOG_VARIANCE = 0.5, -10.0
@@ -57,7 +57,7 @@ class DeepFM(nn.Module):
             f.name: self.param(f"linear_{f.name}", _linear_init, (f.size,))
             for f in fields
         }
-        self.dense_linear = nn.Dense(
+        self.dense_linear = Dense(
             1, use_bias=False, kernel_init=nn.initializers.normal(1e-4)
         )
         self.deep = MLP(self.config.hidden, kernel_init=_embedding_init)
@@ -80,21 +80,23 @@ class DeepFM(nn.Module):
     def __call__(
         self, users: Array, items: Array, user_side: Features, item_side: Features
     ) -> Prediction:
-        """Predicts for users and items `[...]`."""
+        """Predicts for users and items `[...]`, which broadcast against each other.
+
+        What is a sum over fields is summed over each side first, so that of a grid,
+        users `[R, 1]` and items `[1, I]`, a side is computed once and not once a cell.
+        """
         user_slots, user_linear = self._side(self.user_fields, users, user_side)
         item_slots, item_linear = self._side(self.item_fields, items, item_side)
-        slots = jnp.concatenate([user_slots, item_slots], axis=-2)  # [..., n, width]
-        dense = jnp.concatenate(
-            [user_side.dense[users], item_side.dense[items]], axis=-1
-        )
-        interaction = jnp.sum(slots, -2) ** 2 - jnp.sum(slots**2, -2)
-        hidden = self.deep(
-            jnp.concatenate([slots.reshape(*slots.shape[:-2], -1), dense], axis=-1)
-        )
-        logit = user_linear + item_linear + 0.5 * jnp.sum(interaction, axis=-1)
+        dense = user_side.dense[users], item_side.dense[items]
+        sides = user_slots, item_slots
+        flat = (slots.reshape(*slots.shape[:-2], -1) for slots in sides)
+        hidden = self.deep(*flat, *dense)
+        across = jnp.sum(user_slots, -2) * jnp.sum(item_slots, -2)  # [..., width]
+        logit = user_linear + item_linear + jnp.sum(across, axis=-1)
+        logit = logit + _interaction(user_slots) + _interaction(item_slots)
         logit = logit + self.mean_head(hidden)[..., 0]
-        if dense.shape[-1]:
-            logit = logit + self.dense_linear(dense)[..., 0]
+        if sum(side.shape[-1] for side in dense):
+            logit = logit + self.dense_linear(*dense)[..., 0]
         logit = logit + self.bias.reshape((1,) * logit.ndim)
         mean = nn.sigmoid(logit) if self.config.output == "sigmoid" else logit
         return Prediction(mean, _soft_clamp(self.log_variance_head(hidden)[..., 0]))
@@ -114,6 +116,11 @@ class DeepFM(nn.Module):
     def _flat(self, side: tuple[Array, Array], ids: Array, features: Features) -> Array:
         slots = side[0].reshape(*ids.shape, -1)
         return jnp.concatenate([slots, features.dense[ids]], axis=-1)
+
+
+def _interaction(slots: Array) -> Array:
+    """Products of two slots' vectors, summed over all pairs of `[..., n, width]`."""
+    return 0.5 * jnp.sum(jnp.sum(slots, -2) ** 2 - jnp.sum(slots**2, -2), axis=-1)
 
 
 def _soft_clamp(log_variance: Array) -> Array:

@@ -55,10 +55,14 @@ def _predict_block(
     *,
     network: WorldModelNetwork,
 ) -> tuple[Array, Array]:
-    """Mean and largest variance `[rows, I]` of users `[rows]` x items `[I]`."""
-    shape = (users.shape[0], items.shape[0])
-    cell_users = jnp.broadcast_to(users[:, None], shape)
-    cell_items = jnp.broadcast_to(items[None, :], shape)
+    """Mean and largest variance `[rows, I]` of users `[rows]` x items `[I]`.
+
+    One user at a time: what lies between the layers then fits into a cache.
+    """
     apply = jax.vmap(network.apply, in_axes=(0, None, None, None, None))
-    member = apply(params, cell_users, cell_items, *sides)
-    return jnp.mean(member.mean, 0), jnp.exp(jnp.max(member.log_variance, 0))
+
+    def predict_row(user: Array) -> tuple[Array, Array]:
+        member = apply(params, user[None], items, *sides)
+        return jnp.mean(member.mean, 0), jnp.exp(jnp.max(member.log_variance, 0))
+
+    return jax.lax.map(predict_row, users)
