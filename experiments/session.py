@@ -129,7 +129,7 @@ def world_model(
     """The stored world model of this data and configuration, else a new one.
 
     Raises:
-      Interrupted: `stop` asked before the last epoch ended; whole epochs are kept.
+      Interrupted: `stop` asked before the tables were there; whole epochs are kept.
     """
     stored = store.load(config, data_hash(dataset))
     if stored is not None:
@@ -140,7 +140,7 @@ def world_model(
     ensemble = fit_ensemble(
         dataset, config, fit.tell, fit.wait, resume=fit.earlier(), keep=fit.keep
     )
-    tables = predict_tables(ensemble, dataset)
+    tables = predict_tables(ensemble, dataset, fit.wait_for_tables)
     with writing(store.path(config, data_hash(dataset))):
         store.save(config, data_hash(dataset), tables, ensemble.report)
     return tables, ensemble.report
@@ -187,27 +187,32 @@ class _Fit:
             self._check()
 
     def wait(self, share: float) -> None:
-        self._patience(share)
+        self._patience(share, "an epoch")
+        if share < 1:
+            self._check()
+
+    def wait_for_tables(self, share: float) -> None:
+        self._patience(share, "the tables")
         if share < 1:
             self._check()
 
     def _check(self) -> None:
         self._stop.check(
-            f"while the world model was fitted, of which {self._kept} of "
+            f"before the world model was ready, of which {self._kept} of "
             f"{self._config.epochs} epochs are kept"
         )
 
 
 class _Patience:
-    """Tells how far a long epoch of the world model is."""
+    """Tells how far a long epoch of the world model is, or the prediction after it."""
 
     def __init__(self, started: float):
         self._told = started
 
-    def __call__(self, share: float) -> None:
+    def __call__(self, share: float, whole: str) -> None:
         now = time.perf_counter()
         if now - self._told >= _SILENCE and share < 1:
-            say(f"world model: [{'#' * int(20 * share):.<20}] {share:.0%} of an epoch")
+            say(f"world model: [{'#' * int(20 * share):.<20}] {share:.0%} of {whole}")
             self._told = now
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,17 @@ from darlr_jax.world_model.ensemble import Ensemble, Sides, WorldModelNetwork
 _CELLS_A_BLOCK = 1 << 18  # bounds the memory of a prediction block
 
 
-def predict_tables(ensemble: Ensemble, dataset: Dataset) -> WorldModelTables:
+def predict_tables(
+    ensemble: Ensemble,
+    dataset: Dataset,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> WorldModelTables:
     """Predicts every environment cell, in blocks of users, and embeds both sides.
+
+    Args:
+      ensemble: the fitted members.
+      dataset: whose environment's users and items are predicted.
+      on_progress: called with the share of users that is done, after every block.
 
     Returns:
       NumPy arrays: `prediction` is the mean of the members' means, `variance` the
@@ -37,6 +47,7 @@ def predict_tables(ensemble: Ensemble, dataset: Dataset) -> WorldModelTables:
             ensemble.params, users[start:stop], items, ensemble.sides
         )
         prediction[start:stop], variance[start:stop] = mean, spread
+        on_progress(stop / len(users))
     first = jax.tree.map(lambda leaf: leaf[0], ensemble.params)
     network, sides = ensemble.network, ensemble.sides
     return WorldModelTables(

@@ -234,7 +234,7 @@ def fitting(monkeypatch):
         return types.SimpleNamespace(report=REPORT)
 
     monkeypatch.setattr(session, "fit_ensemble", fit)
-    monkeypatch.setattr(session, "predict_tables", lambda ensemble, dataset: TABLES)
+    monkeypatch.setattr(session, "predict_tables", lambda *_: TABLES)
     return known
 
 
@@ -251,7 +251,7 @@ def test_of_a_world_model_whole_epochs_are_kept(
     with pytest.raises(Interrupted) as error:
         train(stop=StopRequest(known, clock=lambda: len(fitting)))
     assert str(error.value) == (
-        f"--max_seconds={known}: stopped while the world model was fitted, of which "
+        f"--max_seconds={known}: stopped before the world model was ready, of which "
         f"{kept} of 2 epochs are kept"
     )
     assert fitting == FIT[:known]
@@ -287,6 +287,24 @@ def test_time_that_is_up_after_the_last_epoch_costs_no_world_model(
     store = WorldModelStore(tmp_path)
     session.world_model(dataset, config.world_model, store, stop)
     assert stop.reason is not None
+    assert store.load(config.world_model, data_hash(dataset))[1] == REPORT
+
+
+def test_time_that_is_up_while_tables_are_predicted_keeps_every_epoch(
+    config, dataset, fitting, tmp_path, monkeypatch
+):
+    def predict(ensemble, dataset, on_progress):
+        on_progress(0.5)
+        return TABLES
+
+    monkeypatch.setattr(session, "predict_tables", predict)
+    stop = StopRequest(len(FIT), clock=lambda: len(fitting))
+    store = WorldModelStore(tmp_path)
+    with pytest.raises(Interrupted, match="of which 2 of 2 epochs are kept"):
+        session.world_model(dataset, config.world_model, store, stop)
+    fitting.clear()
+    session.world_model(dataset, config.world_model, store, StopRequest(1))
+    assert fitting == []
     assert store.load(config.world_model, data_hash(dataset))[1] == REPORT
 
 

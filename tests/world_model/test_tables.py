@@ -65,8 +65,12 @@ def test_blocks_of_users_make_no_difference(dataset, fitted, monkeypatch, cells)
     ensemble, _ = fitted
     at_once = tables.predict_tables(ensemble, dataset)
     monkeypatch.setattr(tables, "_CELLS_A_BLOCK", cells)
+    shares: list[float] = []
 
-    found = tables.predict_tables(ensemble, dataset)
+    found = tables.predict_tables(ensemble, dataset, shares.append)
 
+    assert shares == sorted(shares)
+    assert len(shares) == (2 if cells == 8 else 3)
+    assert shares[-1] == 1
     np.testing.assert_allclose(found.prediction, at_once.prediction, rtol=1e-5)
     np.testing.assert_allclose(found.variance, at_once.variance, rtol=1e-5)
