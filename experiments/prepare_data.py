@@ -44,13 +44,14 @@ def main(argv: list[str]) -> None:
     from darlr_jax.runs.results import to_markdown
 
     source = None if config.dataset.twin else SOURCES.get(config.dataset.name)
-    table = count_table(count(dataset), source.statistics if source else None)
+    counts = count(dataset)
+    table = count_table(counts, source.statistics if source else None)
     print(f"{to_markdown(table)}\n")
     print(f"evaluation pays: {dataset.ground_truth}")
     if source:
         print(f"terms: {source.terms} ({source.page})")
     print(f"data hash: {data_hash(dataset)[:16]}  ready in {seconds:.1f} s")
-    differences = source.statistics.differences(dataset) if source else []
+    differences = source.statistics.differences(counts) if source else []
     for line in differences:
         cli.say(f"warning: {line}")
     if differences and STRICT.value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 import sys
 import time
@@ -140,7 +141,9 @@ def world_model(
     ensemble = fit_ensemble(
         dataset, config, fit.tell, fit.wait, resume=fit.earlier(), keep=fit.keep
     )
-    tables = predict_tables(ensemble, dataset, fit.wait_for_tables)
+    tables = predict_tables(
+        ensemble, dataset, functools.partial(fit.wait, whole="the tables")
+    )
     with writing(store.path(config, data_hash(dataset))):
         store.save(config, data_hash(dataset), tables, ensemble.report)
     return tables, ensemble.report
@@ -186,13 +189,8 @@ class _Fit:
         if row["epoch"] < self._config.epochs:  # after the last one it can be kept
             self._check()
 
-    def wait(self, share: float) -> None:
-        self._patience(share, "an epoch")
-        if share < 1:
-            self._check()
-
-    def wait_for_tables(self, share: float) -> None:
-        self._patience(share, "the tables")
+    def wait(self, share: float, whole: str = "an epoch") -> None:
+        self._patience(share, whole)
         if share < 1:
             self._check()
 

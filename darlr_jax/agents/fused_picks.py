@@ -13,6 +13,7 @@ powers of two, are never indexed, and `x @ y` is a sum of products.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ from darlr_jax.types import (
     UserCodes,
     UserTables,
 )
+
+_BACKEND = "jax.experimental.pallas.triton"  # deprecated from JAX 0.11 on
 
 # Each user is compared with all that are taken, in registers.
 _MOST_PICKS = 31
@@ -86,6 +89,8 @@ def unsupported(config: SelectorConfig) -> str:
         return f"selector.width must be a power of two up to {_WIDEST}"
     if config.k_sel > _MOST_PICKS:
         return f"selector.k_sel must be at most {_MOST_PICKS}, not {config.k_sel}"
+    if importlib.util.find_spec(_BACKEND) is None:
+        return f"this version of JAX has no {_BACKEND}"
     return ""
 
 

@@ -8,6 +8,7 @@ publishes a sha256 of coat.zip and ml-1m.zip: theirs are what public projects pi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -59,10 +60,10 @@ class Published:
     environment_items: int | None = None
     density: float | None = None  # share of the environment's cells that are held out
 
-    def differences(self, dataset: Dataset) -> list[str]:
-        """One line a count that `dataset` does not share; a density may be rounded."""
+    def differences(self, counts: Mapping[str, int | float]) -> list[str]:
+        """One line for each of `count` that is another; a density may be rounded."""
         lines = []
-        for name, found in count(dataset).items():
+        for name, found in counts.items():
             expected = getattr(self, name)
             if expected is not None and abs(found - expected) > _TOLERANCE[type(found)]:
                 lines.append(

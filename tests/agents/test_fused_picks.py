@@ -275,6 +275,15 @@ def test_what_the_kernel_cannot_do_has_a_reason(changes, reason):
     assert found == (f"selector.{reason}" if reason else "")
 
 
+def test_without_its_backend_the_kernel_is_unsupported(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(fused_picks, "_BACKEND", "jax.experimental.no_such_backend")
+
+    assert not fused_picks.is_chosen(changed(picks="auto"))
+    with pytest.raises(ConfigError, match=r"JAX has no jax\.experimental\.no_such"):
+        fused_picks.is_chosen(changed(picks="fused"))
+
+
 def test_on_a_gpu_picks_are_fused_where_they_can_be(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 

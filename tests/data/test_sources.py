@@ -152,12 +152,12 @@ def test_differences_are_named(dataset):
         reference="(somewhere)", users=200, items=121, rows=48_000, density=0.0504
     )
 
-    assert published.differences(dataset) == [
+    assert published.differences(sources.count(dataset)) == [
         "items: 121 published (somewhere), 120 found",
         "rows: 48,000 published (somewhere), 4,800 found",
     ]
     worse = dataclasses.replace(published, items=120, rows=4800, density=0.0506)
-    assert worse.differences(dataset) == [
+    assert worse.differences(sources.count(dataset)) == [
         "density: 0.0506 published (somewhere), 0.05 found"
     ]
 
@@ -165,7 +165,7 @@ def test_differences_are_named(dataset):
 def test_coat_twin_has_the_published_counts(coat_twin):
     data = coat.load(coat_twin)
 
-    assert SOURCES["coat"].statistics.differences(data) == []
+    assert SOURCES["coat"].statistics.differences(sources.count(data)) == []
 
 
 @pytest.mark.data
@@ -176,4 +176,4 @@ def test_real_counts(real_data_dir, name):
         pytest.skip(f"not all official files of {name} are at hand")
     data = loading.load_dataset(DatasetConfig(name=name), str(real_data_dir))
 
-    assert SOURCES[name].statistics.differences(data) == []
+    assert SOURCES[name].statistics.differences(sources.count(data)) == []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from darlr_jax.config import WorldModelConfig
+from darlr_jax.networks.base import Linear
 from darlr_jax.networks.deepfm import Features, Field, make_deepfm
 from tests import reference
 
@@ -67,6 +68,38 @@ def test_prediction_matches_the_definition(output, dense_width):
         )
         np.testing.assert_allclose(found.mean[place], expected[0], rtol=1e-4)
         np.testing.assert_allclose(found.log_variance[place], expected[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 4)])
+@pytest.mark.parametrize("dense_width", [0, 2])
+def test_a_grid_is_all_of_its_pairs(hidden, dense_width):
+    config = dataclasses.replace(CONFIG, hidden=hidden)
+    network = make_deepfm(config, USER_FIELDS, ITEM_FIELDS)
+    both = sides(dense_width)
+    params = reference.random_params(network, args=both)
+    users, items = np.arange(2), np.arange(ITEMS)
+    predict = jax.jit(network.apply)
+
+    found = predict(params, users[:, None], items[None, :], *both)
+
+    pairs = np.repeat(users, ITEMS), np.tile(items, 2)
+    for grid, flat in zip(found, predict(params, *pairs, *both), strict=True):
+        assert grid.shape == (2, ITEMS)
+        np.testing.assert_allclose(grid.ravel(), flat, rtol=1e-5, atol=1e-6)
+
+
+def test_several_inputs_of_a_layer_are_their_concatenation():
+    parts = [np.random.default_rng(n).normal(size=(3, n)) for n in (1, 2, 4)]
+    layer, key = Linear(5), jax.random.key(0)
+    params = layer.init(key, np.concatenate(parts, axis=-1))
+
+    jax.tree.map(np.testing.assert_array_equal, layer.init(key, *parts), params)
+    np.testing.assert_allclose(
+        layer.apply(params, *parts),
+        layer.apply(params, np.concatenate(parts, axis=-1)),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_pairs_of_fields_interact_once():
