@@ -34,9 +34,15 @@ PATIENCE = 300.0  # seconds; a run of these takes about ten
 
 
 class Run:
-    """A process that trains in `workdir`."""
+    """A process that trains in `workdir`, on so many devices."""
 
-    def __init__(self, workdir: pathlib.Path, cache: pathlib.Path, *arguments: str):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        cache: pathlib.Path,
+        *arguments: str,
+        devices: int = 1,
+    ):
         self.workdir = workdir
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # until `close`
         self._popen = subprocess.Popen(
@@ -52,6 +58,7 @@ class Run:
                 "JAX_PLATFORMS": "cpu",
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
                 "PYTHONPATH": str(ROOT),
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             },
             stdout=self._log,
             stderr=self._log,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import json
 import time
 
 import numpy as np
@@ -81,3 +82,21 @@ def test_a_second_process_is_refused_and_disturbs_nothing(untouched, tmp_path):
         assert f"{tmp_path / 'run'}: in use by process {first.pid} on " in message
         first.finish()
     assert_same(tmp_path / "run", reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_run_goes_on_with_another_number_of_devices(
+    untouched, tmp_path, before, after
+):
+    reference, _ = untouched
+    workdir, cache = tmp_path / "run", tmp_path / "cache"
+    with contextlib.closing(Run(workdir, cache, devices=before)) as killed:
+        while not any((workdir / "checkpoints").rglob("[1-9]")):
+            assert killed.wait(0.02) is None, killed.said
+        killed.kill()
+    said = Run(workdir, cache, devices=after).finish()
+    assert "continues after epoch" in said
+    device = json.loads((workdir / "run.json").read_text(encoding="utf-8"))["device"]
+    assert device["count"] == after
+    assert_same(workdir, reference)
