@@ -128,6 +128,9 @@ def find(folder: Path, name: str, subfolders: Sequence[str] = ()) -> Path:
 
     Returns:
       The first path that exists, else `folder / name`, for the error that follows.
+
+    Raises:
+      DataError: the system refuses to look there, as where the path is too long.
     """
     patterns = (name, *(f"{subfolder}/{name}" for subfolder in subfolders))
     found = (
@@ -136,7 +139,10 @@ def find(folder: Path, name: str, subfolders: Sequence[str] = ()) -> Path:
         for suffix in ("", ".gz")
         for path in sorted(folder.glob(pattern + suffix))
     )
-    return next(found, folder / name)
+    try:
+        return next(found, folder / name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
 def line_of(

@@ -348,3 +348,9 @@ def test_find_looks_as_deep_as_publishers_pack(tmp_path):
     for path in (deep / "log.csv.gz", deep / "log.csv", expected):
         path.touch()
         assert frames.find(tmp_path, "log.csv", patterns) == path
+
+
+def test_find_where_the_system_does_not_look(tmp_path):
+    folder = tmp_path / ("-" * 5000)
+    with pytest.raises(DataError, match="-/coat: cannot be read .File name too long."):
+        frames.find(folder / "coat", "train.ascii")
