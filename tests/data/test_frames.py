@@ -352,7 +352,5 @@ def test_find_looks_as_deep_as_publishers_pack(tmp_path):
 
 def test_find_where_the_system_does_not_look(tmp_path):
     folder = tmp_path / ("-" * 5000)
-    with pytest.raises(
-        DataError, match=r"-/coat: cannot be read \(File name too long\)"
-    ):
+    with pytest.raises(DataError, match=r"/coat: cannot be read \(File name too"):
         frames.find(folder / "coat", "train.ascii")
