@@ -130,7 +130,7 @@ class RunDirectory:
         self.calibration = self.path / "calibration.json"
         self.estimates = self.path / "estimates.json"
         self.failed = self.path / "failed"
-        self._lock: IO[str] | None = None
+        self._lock: IO[bytes] | None = None
         self._record: dict[str, Any] = {}
 
     @classmethod
@@ -248,24 +248,31 @@ class RunDirectory:
     def _acquire_lock(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / _LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+            # Without a buffer, of which a full disk would leave something to write.
+            lock = open(self.path / _LOCK, "ab+", buffering=0)  # noqa: SIM115
         except OSError as error:
-            raise RunError(
-                f"{self.path}: cannot be created or written to ({error.strerror})"
-            ) from error
+            raise self._unwritable(error) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.seek(0)
-            owner = lock.read().strip() or "another process"
+            owner = lock.read().decode(errors="replace").strip() or "another process"
             lock.close()
             in_use = isinstance(error, BlockingIOError)
             why = f"in use by {owner}" if in_use else f"no lock ({error.strerror})"
             raise RunError(f"{self.path}: {why}; choose another --workdir") from error
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
+        try:
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        except OSError as error:
+            lock.close()
+            raise self._unwritable(error) from error
         self._lock = lock
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(
+            f"{self.path}: cannot be created or written to ({error.strerror})"
+        )
 
     def _release_lock(self) -> None:
         # The file stays: removing it would let two later processes lock two files.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import subprocess
 
 import jax
@@ -178,6 +179,19 @@ def test_path_that_cannot_be_a_directory(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be created"):
         open_run(tmp_path / "file")
+
+
+def test_disk_on_which_not_even_the_lock_has_room(tmp_path):
+    """A limit on the size of files stands for it: they can be made, not written."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"cannot be created or written to \("):
+            open_run(tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with open_run(tmp_path / "run"):
+        assert "process" in (tmp_path / "run" / ".lock").read_text()
 
 
 def test_configuration_of_another_version_is_named(tmp_path):
