@@ -23,6 +23,7 @@ from darlr_jax.runs.directory import (
     read_text,
 )
 from darlr_jax.runs.statistics import Interval
+from darlr_jax.runs.writers import require_agreement
 
 MODES = ("FB", "NX_0", "NX_10")
 SCORE = "NX_0_R_tra"
@@ -45,9 +46,11 @@ def load_metrics(
       without: seeds to leave out; those that failed have fewer epochs.
 
     Raises:
-      RunError: metrics.csv is missing, malformed or incomplete: where, and how.
+      RunError: metrics.csv is missing, malformed or incomplete, or metrics.jsonl has
+        other numbers: where, and how.
     """
-    file = RunDirectory(run_dir).metrics_csv
+    run = RunDirectory(run_dir)
+    file = run.metrics_csv
     text = read_text(file)
     lines = text.splitlines()
     if len(lines) < 2:
@@ -75,6 +78,7 @@ def load_metrics(
             raise RunError(f"{file}: seed {seed} has missing or repeated epochs")
     if metrics.groupby("seed").size().nunique() != 1:
         raise RunError(f"{file}: the seeds have different numbers of epochs")
+    require_agreement(run, lines)
     return metrics
 
 

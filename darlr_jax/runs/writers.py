@@ -16,6 +16,7 @@ from darlr_jax.runs.directory import RunDirectory, RunError, read_text
 
 Row = Mapping[str, float | int]
 
+_REMEDY = "one of the two is damaged: restore it, or start anew with --overwrite"
 
 # Published metrics first, in this order; the rest follow by name.
 _MODES = ("FB", "NX_0", "NX_10")
@@ -145,6 +146,8 @@ class MetricsWriter:
                 f"{len(json_kept)} in {self._jsonl.name}) but the checkpoint is of "
                 f"epoch {epoch}; start anew with --overwrite"
             )
+        if kept:
+            _require_same(self._csv, [header, *kept], json_kept)
         _rewrite(self._csv, [header, *kept] if kept else [])
         _rewrite(self._jsonl, json_kept)
         self._columns = columns if kept else None
@@ -171,6 +174,46 @@ class MetricsWriter:
             if text.isdecimal():
                 return int(text)
         raise RunError(f"{self._csv}: malformed line {line!r}")
+
+
+def require_agreement(run: RunDirectory, lines: Sequence[str]) -> None:
+    """Refuses metrics.csv where metrics.jsonl, if it is there, has other rows.
+
+    A digit that was damaged in one of them is told from the other. A session that was
+    killed between the two may have left a row less, or more, in the second.
+
+    Args:
+      run: of the two files.
+      lines: header and rows of metrics.csv.
+
+    Raises:
+      RunError: a row differs; or it is missing, before the last epoch.
+    """
+    if not run.metrics_jsonl.exists():
+        return  # results/raw has the one alone
+    header, *rows = lines
+    others = _whole_lines(run.metrics_jsonl)
+    _require_same(run.metrics_csv, lines, others)
+    epoch = header.split(",").index("epoch")
+    if len({row.split(",")[epoch] for row in rows[len(others) :]}) > 1:
+        raise RunError(
+            f"{run.metrics_jsonl}: {len(others)} rows, {len(rows)} in "
+            f"{run.metrics_csv.name}; {_REMEDY}"
+        )
+
+
+def _require_same(
+    csv: pathlib.Path, lines: Sequence[str], others: Sequence[str]
+) -> None:
+    """Compares a header and rows with those of metrics.jsonl, as far as both go."""
+    header, *rows = lines
+    columns = header.split(",")
+    for number, (row, other) in enumerate(zip(rows, others, strict=False), start=2):
+        cells = row.split(",")
+        if len(cells) != len(columns) or _json_line(columns, cells) != other:
+            raise RunError(
+                f"{csv}, line {number}: metrics.jsonl has another row there; {_REMEDY}"
+            )
 
 
 def _require_columns(row: Row, columns: Sequence[str]) -> None:

@@ -171,3 +171,40 @@ def test_malformed_metrics_are_named(write_run, damage, message):
         results.summary_table([path])
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def change_line(file, number, change):
+    lines = file.read_text().splitlines(keepends=True)
+    lines[number] = change(lines[number])
+    file.write_text("".join(lines))
+
+
+@pytest.mark.parametrize("name", ["metrics_csv", "metrics_jsonl"])
+def test_changed_digit_is_told_by_the_other_file(write_run, name):
+    path = write_run(epochs=3)
+    run = RunDirectory(path)
+    row = 4 if name == "metrics_csv" else 3  # the one has a header
+    change_line(getattr(run, name), row, lambda line: line.replace("21.0", "21.5"))
+    with pytest.raises(RunError, match=r"metrics\.csv, line 5: metrics\.jsonl has"):
+        results.load_metrics(path)
+
+
+def test_committed_results_have_one_of_the_files_alone(write_run):
+    path = write_run(epochs=3)
+    whole = results.load_metrics(path)
+    RunDirectory(path).metrics_jsonl.unlink()
+    assert whole.equals(results.load_metrics(path))
+
+
+@pytest.mark.parametrize(("missing", "accepted"), [(1, True), (2, True), (3, False)])
+def test_second_file_of_a_killed_run_may_lack_the_last_epoch(
+    write_run, missing, accepted
+):
+    path = write_run(epochs=3)  # of two seeds
+    file = RunDirectory(path).metrics_jsonl
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-missing]))
+    if accepted:
+        assert len(results.load_metrics(path)) == 6
+    else:
+        with pytest.raises(RunError, match=r"metrics\.jsonl: 3 rows, 6 in metrics"):
+            results.load_metrics(path)

@@ -165,6 +165,24 @@ def test_metrics_that_end_before_the_checkpoint_are_named(run):
         MetricsWriter(run).truncate_after(2)
 
 
+@pytest.mark.parametrize("which", ["metrics_csv", "metrics_jsonl"])
+def test_resumed_from_rows_that_differ_is_refused(run, which):
+    write_epochs(run, last=3)
+    file = getattr(run, which)
+    damaged = file.read_text().replace("0.5", "0.6", 1)
+    file.write_text(damaged)
+    with pytest.raises(RunError, match=r"metrics\.csv, line 2: metrics\.jsonl has"):
+        MetricsWriter(run).truncate_after(2)
+    assert file.read_text() == damaged
+
+
+def test_rows_that_are_dropped_may_differ(run):
+    write_epochs(run, last=3)
+    run.metrics_csv.write_text(run.metrics_csv.read_text().replace("3,0.5", "3,0.6"))
+    MetricsWriter(run).truncate_after(2)
+    assert epochs(run) == [1, 1, 2, 2]
+
+
 @pytest.mark.parametrize("line", ["0,1", "0,one,0.5", "", "0,1,0.5,7"])
 def test_malformed_line_is_named(run, line):
     write_epochs(run, last=1)
