@@ -65,6 +65,9 @@ class Checkpointer:
           keep: how many of the newest stay.
           identity: of which run they are; stored, and compared with what is restored.
             None: neither.
+
+        Raises:
+          RunError: Orbax cannot read what any of them is.
         """
         # Orbax takes absolute paths alone.
         self._directory = pathlib.Path(directory).absolute()
@@ -72,11 +75,7 @@ class Checkpointer:
         self._scores: dict[int, float] = {}
         self._under_way: Any = None
         _silence_orbax()
-        self._orbax = ocp.training.Checkpointer(
-            self._directory,
-            preservation_policy=_NewestAndBest(keep, self._scores),
-            cleanup_tmp_directories=True,  # of a process that was killed while saving
-        )
+        self._orbax = self._open(keep)
         for epoch in self._stored():
             with contextlib.suppress(_DamagedError):
                 self._note_score(epoch, self._record(epoch).get("score"))
@@ -140,15 +139,13 @@ class Checkpointer:
                 state = self._load(example, candidate)
             except _DamagedError as error:
                 damaged.append(candidate)
-                path = self._directory / str(candidate)
-                logging.warning("%s: damaged checkpoint (%s)", path, error)
+                self._name_damaged(candidate, error)
                 continue
-            self._set_aside(damaged)
+            if damaged:
+                self._set_aside(damaged)
+                self._orbax.reload()
             return state
-        raise RunError(
-            f"{self._directory}: damaged checkpoints of epochs {damaged}; start anew "
-            "with --overwrite"
-        )
+        raise self._all_damaged(damaged)
 
     def latest_epoch(self) -> int | None:
         """The newest epoch that is stored or being stored, None without any."""
@@ -271,6 +268,57 @@ class Checkpointer:
                 "another --workdir, or --overwrite to replace it"
             )
 
+    def _open(self, keep: int) -> Any:
+        """Orbax's own. It opens no folder in which it cannot read what one of them is.
+
+        That one is named and set aside here, as the damaged ones of `restore` are.
+        """
+
+        def open_folder() -> Any:
+            return ocp.training.Checkpointer(
+                self._directory,
+                preservation_policy=_NewestAndBest(keep, self._scores),
+                cleanup_tmp_directories=True,  # of a process killed while saving
+            )
+
+        try:
+            return open_folder()
+        except ValueError:
+            damaged, others = self._illegible()
+            if not damaged:
+                raise
+        if not others:
+            raise self._all_damaged(damaged)
+        self._set_aside(damaged)
+        return open_folder()
+
+    def _illegible(self) -> tuple[list[int], list[int]]:
+        """Epochs whose description Orbax cannot read, which are named, and the others.
+
+        Whether those are whole is for `restore` to tell.
+        """
+        names = (path.name for path in self._directory.iterdir())
+        damaged, others = [], []
+        for epoch in sorted(int(name) for name in names if name.isdecimal()):
+            folder = self._directory / str(epoch)
+            try:
+                _attempt(functools.partial(ocp.metadata, folder))
+                others.append(epoch)
+            except _DamagedError as error:
+                damaged.append(epoch)
+                self._name_damaged(epoch, error)
+        return damaged, others
+
+    def _name_damaged(self, epoch: int, error: _DamagedError) -> None:
+        path = self._directory / str(epoch)
+        logging.warning("%s: damaged checkpoint (%s)", path, error)
+
+    def _all_damaged(self, epochs: list[int]) -> RunError:
+        return RunError(
+            f"{self._directory}: damaged checkpoints of epochs {epochs}; start anew "
+            "with --overwrite"
+        )
+
     def _set_aside(self, epochs: list[int]) -> None:
         for epoch in epochs:
             source = self._directory / str(epoch)
@@ -280,8 +328,6 @@ class Checkpointer:
                 count += 1
                 target = source.with_name(f"damaged_{epoch}_{count}")
             source.rename(target)
-        if epochs:
-            self._orbax.reload()
 
 
 class _NewestAndBest:

@@ -257,8 +257,15 @@ def change_description(step):
     file.write_text(text.replace('"k_sel": 15', '"k_sel": 14'))
 
 
+def change_key(step):
+    # Likewise: Orbax opens no folder in which it meets a key that it does not know.
+    file = step / "_CHECKPOINT_METADATA"
+    file.write_text(file.read_text().replace("item_handlers", "ipem_handlers", 1))
+
+
 @pytest.mark.parametrize(
-    "damage", [cut_manifest, cut_record, lose_data, change_data, change_description]
+    "damage",
+    [cut_manifest, cut_record, lose_data, change_data, change_description, change_key],
 )
 def test_damaged_newest_falls_back_and_is_named(tmp_path, damage, caplog, monkeypatch):
     first = Checkpointer(tmp_path, identity=IDENTITY)
@@ -345,6 +352,28 @@ def test_all_damaged_is_an_error_and_nothing_is_moved(checkpointer, tmp_path):
     with pytest.raises(RunError, match=r"damaged checkpoints of epochs \[2, 1\]"):
         checkpointer.restore(make_state(0))
     assert checkpointer.latest_epoch() == 2
+
+
+def test_damaged_older_one_does_not_hide_the_newest(tmp_path, caplog):
+    with Checkpointer(tmp_path) as first:
+        for epoch in (1, 2):
+            first.save(make_state(epoch), epoch)
+    change_key(tmp_path / "1")
+    with Checkpointer(tmp_path) as checkpointer:
+        assert_same(checkpointer.restore(make_state(0)), make_state(2))
+    assert f"{tmp_path / '1'}: damaged checkpoint" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "damaged_1"]
+
+
+def test_all_illegible_is_an_error_and_nothing_is_moved(tmp_path):
+    with Checkpointer(tmp_path) as first:
+        for epoch in (1, 2):
+            first.save(make_state(epoch), epoch)
+    for epoch in ("1", "2"):
+        change_key(tmp_path / epoch)
+    with pytest.raises(RunError, match=r"damaged checkpoints of epochs \[1, 2\]"):
+        Checkpointer(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
 def test_remains_of_a_killed_save_are_ignored(tmp_path):
