@@ -90,10 +90,8 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
 
 def data_config(config: ExperimentConfig) -> config_lib.DatasetConfig:
     """The data set, or its twin of official size where no files are given."""
-    from darlr_jax.data.loading import MODULES
-
     dataset = config.dataset
-    if cli.DATA_DIR.value is not None or dataset.twin or dataset.name not in MODULES:
+    if cli.DATA_DIR.value is not None or not dataset.has_published_files:
         return dataset
     return config_lib.replace(dataset, {"twin": True, "twin_scale": 1.0})
 

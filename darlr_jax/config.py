@@ -131,6 +131,11 @@ class DatasetConfig:
     thinning: ThinningConfig = ThinningConfig()
     validation: ValidationConfig = ValidationConfig()
 
+    @property
+    def has_published_files(self) -> bool:
+        """Whether it is read from its publisher's files, in a folder of the user's."""
+        return self.name not in ("csv", "synthetic") and not self.twin
+
 
 @dataclasses.dataclass(frozen=True)
 class WorldModelConfig:

@@ -71,7 +71,23 @@ def experiment_config() -> ExperimentConfig:
     config_lib.validate(config)
     if TWIN_SCALE.value is not None and not config.dataset.twin:
         raise ConfigError("--twin_scale: official files have one size; add --twin")
+    require_data_dir_is_read(config.dataset)
     return config
+
+
+def require_data_dir_is_read(dataset: DatasetConfig) -> None:
+    """Refuses a folder of official files beside a data set that has none.
+
+    Raises:
+      ConfigError: --data_dir was given for a twin, a user's own log or synthetic data.
+    """
+    if DATA_DIR.value is None or dataset.has_published_files:
+        return
+    what = "a twin" if dataset.twin else f"--dataset={dataset.name}"
+    raise ConfigError(
+        f"--data_dir={DATA_DIR.value:.200}: {what} has no official files, and none of "
+        "these would be read; leave --data_dir out"
+    )
 
 
 def _fields_of_flags(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def main(argv: list[str]) -> None:
         plan = choose_rows(plan, ROWS.value)
     published = PublishedScores(PUBLISHED.value)
     jobs = plan_jobs(plan, WORKDIR.value, overrides=_overrides(), options=_options())
+    cli.require_data_dir_is_read(jobs[0].config.dataset)
     _announce(plan, jobs, seeds)
     if DRY_RUN.value:
         return

@@ -87,6 +87,7 @@ def expand(
     datasets: Sequence[str],
     workdir: str | os.PathLike[str],
     *,
+    data_dir: str | None = None,
     options: Sequence[str] = (),
     overrides: Sequence[str] = (),
     sweep: Mapping[str, Sequence[str]] | None = None,
@@ -97,6 +98,7 @@ def expand(
       methods: names of methods.
       datasets: names of data sets.
       workdir: parent of the run directories.
+      data_dir: folder of official files; runs whose data set has none do not get it.
       options: further flags that each run gets, as "--seeds=0,1".
       overrides: FIELD=VALUE, for each run.
       sweep: field -> values; the run directory carries the value in its name.
@@ -113,14 +115,16 @@ def expand(
         swept = [f"{field}={value}" for field, value in zip(sweep, values, strict=True)]
         settings = [*overrides, *swept]
         # Each run checks this too, but the last one only when the others are done.
-        config = preset(dataset, method)
-        config_lib.validate(
-            config_lib.replace(config, config_lib.parse_overrides(settings))
+        config = config_lib.replace(
+            preset(dataset, method), config_lib.parse_overrides(settings)
         )
+        config_lib.validate(config)
+        reads_folder = data_dir is not None and config.dataset.has_published_files
         directory = pathlib.Path(workdir, "__".join([f"{dataset}_{method}", *swept]))
         command = [
             *(sys.executable, "-m", "experiments.train"),
             *(f"--dataset={dataset}", f"--method={method}", f"--workdir={directory}"),
+            *([f"--data_dir={data_dir}"] if reads_folder else []),
             *options,
             *(f"--set={setting}" for setting in settings),
         ]
@@ -241,8 +245,6 @@ def main(argv: Sequence[str]) -> int:
         print(f"unexpected argument: {argv[1]}", file=sys.stderr)
         return 2
     options = [f"--seeds={_SEEDS.value}"]
-    if _DATA_DIR.value is not None:
-        options.append(f"--data_dir={_DATA_DIR.value}")
     if _EPOCHS.value is not None:
         options.append(f"--epochs={_EPOCHS.value}")
     try:
@@ -250,6 +252,7 @@ def main(argv: Sequence[str]) -> int:
             _METHODS.value,
             _DATASETS.value,
             _WORKDIR.value,
+            data_dir=_DATA_DIR.value,
             options=options,
             overrides=_SET.value,
             sweep=parse_sweep(_GRID.value),

@@ -37,6 +37,7 @@ from darlr_jax.data.completion import Completed
 from darlr_jax.data.dataset import DataError
 from darlr_jax.data.preparation import Folders, prepare
 from darlr_jax.data.sources import SOURCES, Download
+from darlr_jax.presets import DATASETS
 from tests.data.test_cache import assert_equal
 
 TINY = 1e-3  # of the official counts
@@ -392,6 +393,12 @@ def test_twin_is_named_so(name, folders, data_dir, said, completed_at_once):
     assert (dataset.num_logged_users, dataset.num_logged_items) == size[:2]
     assert f"{name}: a twin of scale 0.001, {size.users:,} users" in said[0]
     assert contents(data_dir) == before  # the user's folder is not that of twins
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_configurations_know_what_has_published_files(name):
+    assert configure(name).has_published_files == (name in loading.MODULES)
+    assert not configure(name, twin=True).has_published_files
 
 
 @pytest.mark.parametrize("name", ["synthetic", "csv"])

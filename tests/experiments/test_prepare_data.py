@@ -275,9 +275,9 @@ def test_training_gets_what_was_prepared(twin, by_hand, tmp_path, monkeypatch):
         session, "train", lambda config, dataset, *_, **__: trainings.append(dataset)
     )
     arguments = ["train", "--dataset=kuairec", f"--cache_dir={tmp_path}/cache"]
-    arguments += ["--twin", "--twin_scale=0.002"] if twin else []
+    files = ["--twin", "--twin_scale=0.002"] if twin else [f"--data_dir={by_hand}"]
     with flagsaver.flagsaver():
-        flags.FLAGS([*arguments, f"--data_dir={by_hand}"])
+        flags.FLAGS([*arguments, *files])
         train.main([])
     elsewhere = ["train", "--dataset=kuairec", f"--data_dir={tmp_path}/elsewhere"]
     with flagsaver.flagsaver():

@@ -385,6 +385,8 @@ def assert_nothing_written(workdir):
         ("--epochs=3 --set=training.epochs=4", "--epochs=3 says something else"),
         ("--twin --set=dataset.twin=false", "--twin=True says something else"),
         ("--dataset=coat --twin_scale=0.1", "official files have one size; add --twin"),
+        ("--dataset=coat --twin --data_dir=files", "a twin has no official files"),
+        ("--dataset=csv --data_dir=files", "--dataset=csv has no official files"),
         ("--overwrite --resume=must", "--resume=must says the opposite; drop one"),
     ],
     ids=lambda value: value[:30],

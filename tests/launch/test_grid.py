@@ -48,6 +48,15 @@ def test_without_a_sweep_the_directory_is_that_of_make_train():
     assert str(job.workdir) == "runs/synthetic_darlr"
 
 
+def test_official_files_are_for_the_data_sets_that_have_some():
+    jobs = grid.expand(["mbpo"], ["coat", "synthetic"], "runs", data_dir="files")
+    jobs += grid.expand(
+        ["mbpo"], ["coat"], "runs", data_dir="files", overrides=["dataset.twin=true"]
+    )
+    given = ["--data_dir=files" in job.command for job in jobs]
+    assert given == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
