@@ -143,21 +143,21 @@ def dense(*widths: int) -> float:
     return float(sum(2 * a * b for a, b in itertools.pairwise(widths)))
 
 
-def encoder(width: int, window: int, layers: int, *, cached: bool = False) -> float:
+def encoder(width: int, window: int, layers: int, *, projected: bool = False) -> float:
     """Operations of a transformer of which one token is read.
 
     A layer projects keys and values of all tokens, and for each token that goes on a
     query, its weights over the window, the mixture, its output and two layers of
-    feed-forward; of the last layer one token goes on. With `cached` the first layer has
-    the keys and values of all but the newest token from the step before: a position is
-    added to a token before a linear map, so that it can be added after it.
+    feed-forward; of the last layer one token goes on. With `projected` the first layer
+    has query, key and value of each token as a sum of parts that were projected before.
     """
-    total = 0.0
+    square, total = dense(width, width), 0.0
     for layer in range(layers):
         going_on = 1 if layer == layers - 1 else window
-        projected = 1 if cached and layer == 0 else window
-        own = 4 * dense(width, width) + 2 * dense(width, window)
-        total += going_on * own + projected * 2 * dense(width, width)
+        mixed = 3 * square + 2 * dense(width, window)
+        given = projected and layer == 0
+        total += going_on * mixed
+        total += 0.0 if given else (going_on + 2 * window) * square
     return total
 
 
@@ -178,16 +178,22 @@ def last_width(shapes: Shapes) -> int:
 
 
 def pick(shapes: Shapes) -> float:
-    """Operations of one pick: the newest token, query and value, all logits."""
+    """Operations of one pick: attention, query and value, all logits."""
     width = shapes.width
-    tokens = encoder(width, shapes.picks_window, shapes.picks_layers, cached=True)
+    tokens = encoder(width, shapes.picks_window, shapes.picks_layers, projected=True)
     heads = dense(width, width) + dense(width, width, 1)
     return tokens + heads + dense(width, shapes.offered)
 
 
+def attended(shapes: Shapes) -> float:
+    """Operations of the query, key and value that the first layer makes of a token."""
+    return 3 * dense(shapes.width, shapes.width)
+
+
 def projections(shapes: Shapes) -> float:
     """Operations of the tokens and keys of all users, from their feedback."""
-    return shapes.users * 2 * dense(shapes.feedback, shapes.width)
+    of_user = 2 * dense(shapes.feedback, shapes.width) + attended(shapes)
+    return shapes.users * of_user
 
 
 def recommender_entries(shapes: Shapes) -> int:
@@ -227,7 +233,7 @@ def picking(shapes: Shapes) -> Work:
     """The picks of one recommendation, the projections of all users being there."""
     if not shapes.picks:
         return Work()
-    context = dense(shapes.context, shapes.width)
+    context = dense(shapes.context, shapes.width) + attended(shapes)
     compared = float(shapes.picks * shapes.offered)
     return Work(context + shapes.picks * pick(shapes), compared)
 

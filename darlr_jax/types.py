@@ -50,8 +50,8 @@ class SelectorNetwork(NamedTuple):
 
     init: Callable[..., Params]  # (key) -> params
     encode_users: Callable[..., UserCodes]  # (params, feedback [U, F]) -> codes
-    encode_context: Callable[..., Array]  # (params, context [D]) -> part of a token
-    apply: Callable[..., SelectorOutput]  # (params, tokens, valid) -> output
+    encode_context: Callable[..., Array]  # (params, context [D]) -> [w_sel, 4, D]
+    apply: Callable[..., SelectorOutput]  # (params, [w_sel, 4, D], valid) -> output
 
 
 class ActorCriticOutput(NamedTuple):
@@ -68,10 +68,22 @@ class SelectorOutput(NamedTuple):
     value: Array  # []
 
 
+class Images(NamedTuple):
+    """Tokens, and what the attention that reads them makes of each.
+
+    All of it is linear: the images of a sum are sums of images.
+    """
+
+    token: Any  # [..., D]
+    query: Any  # [..., D]
+    key: Any  # [..., D]
+    value: Any  # [..., D]
+
+
 class UserCodes(NamedTuple):
     """Projections of the feedback vectors p_u, computed once per set of parameters."""
 
-    tokens: Array  # [U, D] what the selector's state holds of a user
+    images: Array  # [U, 4, D] `Images` of what the selector's state holds of a user
     keys: Any  # [U, D] what a selector state is compared with; see `agents.pools`
 
 

@@ -23,16 +23,11 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from darlr_jax.config import ConfigError, SelectorConfig
-from darlr_jax.networks.selector import (
-    Affine,
-    PickLayers,
-    Projections,
-    pick_layers,
-)
-from darlr_jax.networks.transformer import sinusoidal_positions
+from darlr_jax.networks.selector import Affine, PickLayers, pick_layers
 from darlr_jax.types import (
     EMPTY,
     Array,
+    Images,
     Key,
     Params,
     SelectorNetwork,
@@ -59,22 +54,13 @@ class Tuning(NamedTuple):
 _TUNING = Tuning()
 
 
-class _Images(NamedTuple):
-    """Tokens, and what attention makes of them. All of it is linear in the token."""
-
-    token: Any  # [n, D]
-    query: Any  # [n, D]
-    key: Any  # [n, D]
-    value: Any  # [n, D]
-
-
 class _Inputs(NamedTuple):
     """What the picks of one recommendation read; in the kernel, references to it."""
 
     user: Any  # [1] int32
     uniforms: Any  # [K]
-    users: _Images  # of all users, n = U
-    offsets: _Images  # of context and position, to be added: n = W, newest first
+    users: Images  # [U, D]
+    offsets: Images  # [W, D] of context and position, to be added, newest first
     keys: Any  # [D, U padded to whole blocks]
     layers: PickLayers
 
@@ -175,15 +161,15 @@ def picks_at(
     """`select_references` at given numbers `[K]` in [0, 1). _Unbatched_."""
     num_users = codes.keys.shape[0]
     block = min(tuning.users, pl.next_power_of_2(num_users))
-    projections, layers = pick_layers(params)
-    context_token = network.encode_context(params, context)
+    window = min(config.window, config.k_sel)  # there are no more tokens
+    of_context = network.encode_context(params, context)
     inputs = _Inputs(
         user=jnp.reshape(user, (1,)).astype(jnp.int32),
         uniforms=uniforms,
-        users=_images(codes.tokens, projections),
-        offsets=_offsets(context_token, projections, config),
+        users=_unstacked(codes.images),
+        offsets=_unstacked(of_context[:window]),
         keys=_transposed(codes.keys, block),
-        layers=layers,
+        layers=pick_layers(params)[1],
     )
     kernel = functools.partial(
         _pick_all, config=config, num_users=num_users, block=block
@@ -208,24 +194,8 @@ def _compiler_params(tuning: Tuning) -> Any:
     return triton.CompilerParams(num_warps=tuning.warps, num_stages=1)
 
 
-def _images(tokens: Array, projections: Projections) -> _Images:
-    """Images of tokens `[n, D]`, without biases."""
-    product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    return _Images(tokens, *(product(tokens, layer.kernel) for layer in projections))
-
-
-def _offsets(
-    context_token: Array, projections: Projections, config: SelectorConfig
-) -> _Images:
-    """What position `[W]` and context add to the image of a user, biases included."""
-    window = min(config.window, config.k_sel)  # there are no more tokens
-    positions = jnp.asarray(sinusoidal_positions(window, config.width))
-    images = _images(context_token[None, :] + positions, projections)
-    return images._replace(
-        query=images.query + projections.query.bias[None, :],
-        key=images.key + projections.key.bias[None, :],
-        value=images.value + projections.value.bias[None, :],
-    )
+def _unstacked(images: Array) -> Images:
+    return Images(*(images[:, n] for n in range(4)))
 
 
 def _transposed(keys: Array, block: int) -> Array:

@@ -34,8 +34,8 @@ from darlr_jax.types import (
 class SelectorState(NamedTuple):
     """The episode of picks in progress."""
 
-    tokens: Array  # [w_sel, width] newest first
-    length: Array  # [] int32, tokens so far
+    seen: Array  # [w_sel, 4, width] images of who was seen, newest first
+    length: Array  # [] int32, users seen
     left: Any  # users that may still be picked, as the pool has it
 
 
@@ -90,28 +90,28 @@ def select_references(
     """
     pool = pool_of(config)
     offer, left = pool.open(user, codes.keys, users)
-    context_token = network.encode_context(params, context)
+    of_context = network.encode_context(params, context)
     slots = jnp.arange(config.window)
 
     def pick(
         state: SelectorState, uniform: Array
     ) -> tuple[SelectorState, tuple[Array, Array]]:
-        query, value = network.apply(params, state.tokens, slots < state.length)
+        window = state.seen + of_context
+        query, value = network.apply(params, window, slots < state.length)
         picked, left = pool.draw(uniform, query, offer, state.left)
-        token = context_token + codes.tokens[picked]
-        following = SelectorState(
-            jnp.concatenate([token[None], state.tokens[:-1]]),
-            state.length + 1,
-            left,
-        )
-        return following, (picked, value)
+        seen = _see(picked, state.seen, codes)
+        return SelectorState(seen, state.length + 1, left), (picked, value)
 
-    first = context_token + codes.tokens[user]
-    tokens = jnp.zeros((config.window, *first.shape)).at[0].set(first)
-    start = SelectorState(tokens, jnp.ones((), jnp.int32), left)
+    seen = _see(user, jnp.zeros_like(of_context), codes)
+    start = SelectorState(seen, jnp.ones((), jnp.int32), left)
     uniforms = jax.random.uniform(key, (config.k_sel, *pool.uniforms))
     _, (picked, value) = lax.scan(pick, start, uniforms)
     return picked, value
+
+
+def _see(user: Array, seen: Array, codes: UserCodes) -> Array:
+    """The window `[w_sel, 4, width]` with one more user in front."""
+    return jnp.concatenate([codes.images[user][None], seen[:-1]])
 
 
 def random_references(key: Key, user: Array, num_users: int, k_sel: int) -> Array:
@@ -191,8 +191,8 @@ def loss(
 
     `codes` are those of `encode_users` under the same `params`.
     """
-    tokens, valid = _token_windows(params, batch, codes, network, config)
-    query, value = network.apply(params, tokens, valid)  # [M, K, D], [M, K]
+    windows, valid = _windows(params, batch, codes, network, config)
+    query, value = network.apply(params, windows, valid)  # [M, K, D], [M, K]
     picks = pool_of(config).evaluate(
         query, codes.keys, batch.user, batch.picked, users, config
     )
@@ -235,24 +235,26 @@ def loss_gradients(
     return grads, losses
 
 
-def _token_windows(
+def _windows(
     params: Params,
     batch: SelectorBatch,
     codes: UserCodes,
     network: SelectorNetwork,
     config: SelectorConfig,
 ) -> tuple[Array, Array]:
-    """The windows that each pick saw: tokens `[M, K, w_sel, width]`, valid likewise."""
-    before = jnp.concatenate([batch.user[:, None], batch.picked[:, :-1]], axis=1)
-    context = network.encode_context(params, batch.context)
-    tokens = context[:, None, :] + codes.tokens[before]  # [M, K, width]
-    k_sel = before.shape[1]
-    shifted = [
-        jnp.pad(
-            tokens[:, : max(k_sel - age, 0)], ((0, 0), (min(age, k_sel), 0), (0, 0))
-        )
-        for age in range(config.window)
-    ]
-    valid = jnp.arange(config.window)[None, :] <= jnp.arange(k_sel)[:, None]
-    windows = jnp.stack(shifted, axis=2)
-    return windows, jnp.broadcast_to(valid[None], windows.shape[:-1])
+    """What each pick saw: images `[M, K, w_sel, 4, width]`, valid `[M, K, w_sel]`."""
+    seen = jnp.concatenate([batch.user[:, None], batch.picked[:, :-1]], axis=1)
+    images = codes.images[seen]  # [M, K, 4, width]
+    delayed = [_delayed(images, age) for age in range(config.window)]
+    of_context = network.encode_context(params, batch.context)
+    windows = jnp.stack(delayed, axis=2) + of_context[:, None]
+    turns, ages = jnp.arange(seen.shape[1]), jnp.arange(config.window)
+    valid = ages[None, :] <= turns[:, None]
+    return windows, jnp.broadcast_to(valid[None], windows.shape[:3])
+
+
+def _delayed(images: Array, picks: int) -> Array:
+    """Images `[M, K, 4, width]`, so many picks later; zeros before the first one."""
+    k_sel = images.shape[1]
+    kept, absent = max(k_sel - picks, 0), min(picks, k_sel)
+    return jnp.pad(images[:, :kept], ((0, 0), (absent, 0), (0, 0), (0, 0)))

@@ -2,9 +2,10 @@
 
 A token is the linear image of s_rec ⊕ p_u. The image of a concatenation is the sum of
 two images, so the part of the user is computed once for all users (`encode_users`) and
-the part of the recommender's state once per recommendation (`encode_context`). The
-actor's logits are dot products of its query with a key of every user: its parameters do
-not grow with U.
+the part of the recommender's state once per recommendation (`encode_context`). So are
+the query, the key and the value that the first layer makes of a token: a pick adds two
+of each instead of projecting a window of tokens. The actor's logits are dot products of
+its query with a key of every user: its parameters do not grow with U.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from darlr_jax.config import SelectorConfig
 from darlr_jax.networks.base import MLP, Linear, call
-from darlr_jax.networks.transformer import WindowTransformer
+from darlr_jax.networks.transformer import WindowTransformer, sinusoidal_positions
 from darlr_jax.types import (
     Array,
+    Images,
     Key,
     Params,
     SelectorNetwork,
@@ -44,15 +47,15 @@ class Selector(nn.Module):
         self.critic_hidden = MLP((width,))
         self.critic = Linear(1)
 
-    def encode_users(self, feedback: Array) -> UserCodes:
+    def encode_users(self, feedback: Array) -> tuple[Array, Array]:
         """Maps feedback vectors `[U, F]` to tokens and keys `[U, width]`."""
-        return UserCodes(self.user_token(feedback), self.user_key(feedback))
+        return self.user_token(feedback), self.user_key(feedback)
 
     def encode_context(self, context: Array) -> Array:
         """Maps the recommender's state `[..., D]` to `[..., width]`."""
         return self.context_token(context)
 
-    def pick(self, tokens: Array, valid: Array) -> SelectorOutput:
+    def pick(self, tokens: Array | Images, valid: Array) -> SelectorOutput:
         """Maps tokens `[..., w_sel, width]`, newest first, to `[..., width]`."""
         hidden = self.transformer(tokens, valid)
         query = self.actor(hidden) / math.sqrt(self.config.width)
@@ -61,8 +64,8 @@ class Selector(nn.Module):
 
     def __call__(self, feedback: Array, context: Array) -> SelectorOutput:
         """Touches every parameter once; for initialisation."""
-        codes = self.encode_users(feedback)
-        token = codes.tokens[0] + self.encode_context(context)
+        tokens, _ = self.encode_users(feedback)
+        token = tokens[0] + self.encode_context(context)
         return self.pick(token[None], jnp.ones((1,), bool))
 
 
@@ -77,15 +80,36 @@ def make_selector(
         return module.init(key, feedback, jnp.zeros((context_width,)))["params"]
 
     def encode_users(params: Params, feedback: Array) -> UserCodes:
-        return call(module, params, feedback, method="encode_users")
+        tokens, keys = call(module, params, feedback, method="encode_users")
+        return UserCodes(jnp.stack(_images(params, tokens), axis=-2), keys)
 
     def encode_context(params: Params, context: Array) -> Array:
-        return call(module, params, context, method="encode_context")
+        token = call(module, params, context, method="encode_context")
+        leading = (1,) * (token.ndim - 1)
+        positions = sinusoidal_positions(config.window, config.width)
+        tokens = token[..., None, :] + positions.reshape(*leading, *positions.shape)
+        nothing = jnp.zeros(config.width)
+        biases = jnp.stack([nothing, *(layer.bias for layer in pick_layers(params)[0])])
+        images = jnp.stack(_images(params, tokens), axis=-2)
+        return images + biases.reshape(*leading, 1, *biases.shape)
 
-    def apply(params: Params, tokens: Array, valid: Array) -> SelectorOutput:
-        return call(module, params, tokens, valid, method="pick")
+    def apply(params: Params, images: Array, valid: Array) -> SelectorOutput:
+        unstacked = Images(*(images[..., n, :] for n in range(4)))
+        return call(module, params, unstacked, valid, method="pick")
 
     return SelectorNetwork(init, encode_users, encode_context, apply)
+
+
+def _images(params: Params, tokens: Array) -> Images:
+    """What the first layer makes of tokens `[..., width]`, biases left out."""
+    projections, _ = pick_layers(params)
+    return Images(
+        tokens,
+        *(
+            jnp.matmul(tokens, layer.kernel, precision=lax.Precision.HIGHEST)
+            for layer in projections
+        ),
+    )
 
 
 class Affine(NamedTuple):

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from darlr_jax.networks.base import Dropout, Linear, symmetric_uniform
-from darlr_jax.types import Array
+from darlr_jax.types import Array, Images
 
 # Xavier over query, key and value as the one matrix that the published code draws.
 _packed_xavier = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
@@ -37,20 +37,32 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, queries: Array, tokens: Array, valid: Array, deterministic: bool
+        self,
+        queries: Array,
+        tokens: Array,
+        valid: Array,
+        deterministic: bool,
+        images: Images | None = None,
     ) -> Array:
-        """Maps queries `[..., Q, D]` and tokens `[..., W, D]` to `[..., Q, D]`."""
+        """Maps queries `[..., Q, D]` and tokens `[..., W, D]` to `[..., Q, D]`.
+
+        Nothing is projected where `images` of both are given.
+        """
         width = tokens.shape[-1]
         head_shape = (self.heads, width // self.heads)
 
         def project(name: str, inputs: Array) -> Array:
-            dense = nn.Dense(width, kernel_init=_packed_xavier, name=name)
-            return dense(inputs).reshape(*inputs.shape[:-1], *head_shape)
+            return nn.Dense(width, kernel_init=_packed_xavier, name=name)(inputs)
 
+        if images is None:
+            images = Images(
+                tokens,
+                project("query", queries),
+                project("key", tokens),
+                project("value", tokens),
+            )
         query, key, value = (
-            project("query", queries),
-            project("key", tokens),
-            project("value", tokens),
+            image.reshape(*image.shape[:-1], *head_shape) for image in images[1:]
         )
         scores = jnp.einsum("...qhd,...whd->...hqw", query, key) / np.sqrt(
             head_shape[1]
@@ -70,7 +82,12 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, queries: Array, tokens: Array, valid: Array, deterministic: bool
+        self,
+        queries: Array,
+        tokens: Array,
+        valid: Array,
+        deterministic: bool,
+        images: Images | None = None,
     ) -> Array:
         """Maps queries `[..., Q, D]` to `[..., Q, D]`."""
         width = queries.shape[-1]
@@ -79,7 +96,7 @@ class EncoderLayer(nn.Module):
             return Dropout(self.dropout)(inputs, deterministic)
 
         attention = Attention(self.heads, self.dropout)
-        attended = attention(queries, tokens, valid, deterministic)
+        attended = attention(queries, tokens, valid, deterministic, images)
         hidden = nn.LayerNorm(epsilon=1e-5)(queries + drop(attended))
         inner = drop(nn.relu(Linear(width)(hidden)))
         return nn.LayerNorm(epsilon=1e-5)(hidden + drop(Linear(width)(inner)))
@@ -95,7 +112,7 @@ class WindowTransformer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens: Array,
+        tokens: Array | Images,
         valid: Array,
         deterministic: bool = True,
         slot: Array | None = None,
@@ -103,7 +120,8 @@ class WindowTransformer(nn.Module):
         """Maps tokens `[..., W, D]`, newest first, and valid `[..., W]` to `[..., D]`.
 
         Args:
-          tokens: the window.
+          tokens: the window; or the images that the first layer has of it, positions
+            and biases in them, so that it need not project them.
           valid: which tokens are attended to.
           deterministic: whether dropout is off.
           slot: `[...]` the position that is read; the newest, 0, if None.
@@ -111,21 +129,32 @@ class WindowTransformer(nn.Module):
         Raises:
           ValueError: the number of heads does not divide D.
         """
-        length, width = tokens.shape[-2:]
+        images: Images | None = None
+        if isinstance(tokens, Images):
+            images, hidden = tokens, tokens.token
+        else:
+            hidden = Dropout(self.dropout)(_placed(tokens), deterministic)
+        width = hidden.shape[-1]
         if width % self.heads:
             raise ValueError(
                 f"{self.heads} attention heads do not divide the token width {width}: "
                 "set the number of heads to a divisor"
             )
-        positions = jnp.asarray(sinusoidal_positions(length, width))
-        positions = positions.reshape((1,) * (tokens.ndim - 2) + positions.shape)
-        tokens = Dropout(self.dropout)(tokens + positions, deterministic)
         for layer in range(self.layers):
             last = layer == self.layers - 1
-            queries = _at_slot(tokens, slot) if last else tokens
+            queries = _at_slot(hidden, slot) if last else hidden
+            if last and images is not None:
+                images = images._replace(query=_at_slot(images.query, slot))
             encoder = EncoderLayer(self.heads, self.dropout)
-            tokens = encoder(queries, tokens, valid, deterministic)
-        return tokens[..., 0, :]
+            hidden = encoder(queries, hidden, valid, deterministic, images)
+            images = None  # they were of the first layer
+        return hidden[..., 0, :]
+
+
+def _placed(tokens: Array) -> Array:
+    """Tokens `[..., W, D]` with their positions added."""
+    positions = jnp.asarray(sinusoidal_positions(*tokens.shape[-2:]))
+    return tokens + positions.reshape((1,) * (tokens.ndim - 2) + positions.shape)
 
 
 def _at_slot(tokens: Array, slot: Array | None) -> Array:

@@ -73,7 +73,7 @@ def value_errors(config, params, users, contexts, tables, picked, values):
     @jax.jit
     def evaluate(params, batch, tables):
         codes = selector.encode_users(params, tables, **bound)
-        windows = selector._token_windows(params, batch, codes, **bound)
+        windows = selector._windows(params, batch, codes, **bound)
         return bound["network"].apply(params, *windows).value
 
     return np.abs(evaluate(params, batch, tables) - values)
@@ -138,8 +138,9 @@ def test_everybody_is_drawn_at_the_quantiles_that_are_hers():
     codes = selector.encode_users(
         params, tables_of(num_users), network=network, config=config
     )
-    token = codes.tokens[me] + network.encode_context(params, context)
-    query, _ = network.apply(params, token[None], np.ones(1, bool))
+    of_context = network.encode_context(params, context)
+    newest = codes.images[me] + of_context[0]
+    query, _ = network.apply(params, newest[None], np.ones(1, bool))
     others = np.delete(np.arange(num_users), me)
     chances = reference.probabilities(codes.keys @ query, np.arange(num_users) != me)
     ends = np.cumsum(chances)

@@ -156,10 +156,10 @@ def test_one_pick_is_one_categorical_draw():
     @functools.partial(jax.vmap, in_axes=(None, 0, 0, 0))
     def draw(params, key, user, context):
         codes = network.encode_users(params, FEEDBACK)
-        token = codes.tokens[user] + network.encode_context(params, context)
-        tokens = jnp.zeros((config.window, config.width)).at[0].set(token)
+        of_context = network.encode_context(params, context)
+        window = of_context.at[0].add(codes.images[user])
         valid = jnp.arange(config.window) == 0
-        query, value = network.apply(params, tokens, valid)
+        query, value = network.apply(params, window, valid)
         mask = jnp.arange(USERS) != user
         uniform = jax.random.uniform(key, (1,))[0]
         return categorical.sample(uniform, codes.keys @ query, mask), value
@@ -380,12 +380,13 @@ def test_the_names_of_the_users_do_not_matter():
 def test_logits_are_permuted_with_the_users():
     network, params = network_of(CONFIG), params_of(CONFIG)
     order = np.random.default_rng(7).permutation(USERS)
-    tokens = np.random.default_rng(8).normal(size=(3, CONFIG.width)).astype(np.float32)
+    shape = (3, 4, CONFIG.width)
+    images = np.random.default_rng(8).normal(size=shape).astype(np.float32)
 
     @jax.jit
     def logits(feedback):
         keys = network.encode_users(params, feedback).keys
-        return keys @ network.apply(params, tokens, np.ones(3, bool)).query
+        return keys @ network.apply(params, images, np.ones(3, bool)).query
 
     found = logits(FEEDBACK[order])
     np.testing.assert_allclose(found, logits(FEEDBACK)[order], rtol=1e-5, atol=1e-6)

@@ -44,7 +44,8 @@ def test_one_encoder_layer_by_hand():
     attention = 2 * 3 * 5 + 2 * 3 * 5  # weights and mixture
     own = 4 * (2 * 25)  # query, output, two layers
     assert counts.encoder(5, 3, 1) == projections + attention + own
-    assert counts.encoder(5, 3, 1, cached=True) == 2 * 2 * 25 + attention + own
+    given = attention + 3 * (2 * 25)  # output, two layers
+    assert counts.encoder(5, 3, 1, projected=True) == given
 
 
 def test_only_the_last_layer_reads_one_token():
@@ -59,10 +60,10 @@ def test_recommendation_by_hand():
 
 
 def test_picks_by_hand():
-    token = 2 * (2 * 9) + 2 * (2 * 2 * 3) + 4 * (2 * 9)  # encoder of window 2, cached
+    token = 2 * (2 * 2 * 3) + 3 * (2 * 9)  # encoder of window 2, projected before
     heads = 2 * 9 + 2 * 9 + 2 * 3  # query, critic's two layers
     logits = 2 * 3 * 7
-    context = 2 * 5 * 3
+    context = 2 * 5 * 3 + 3 * (2 * 9)  # its token; query, key and value of that
     picks = counts.picking(SHAPES)
     assert picks == Work(context + 2 * (token + heads + logits), 2 * 7, 0)
     assert counts.picking(NO_SELECTOR) == Work()
@@ -70,7 +71,8 @@ def test_picks_by_hand():
 
 def test_feedback_is_read_once_a_collect_and_twice_a_gradient_step():
     encoding = counts.encoding(SHAPES)
-    assert encoding == Work(7 * 2 * (2 * 11 * 3), 0, 4 * 7 * 11)
+    of_user = 2 * (2 * 11 * 3) + 3 * (2 * 9)  # token and key; query, key, value
+    assert encoding == Work(7 * of_user, 0, 4 * 7 * 11)
     adam = 24 * counts.selector_entries(SHAPES)
     assert counts.learning_picks(SHAPES, 0, 1).bytes == 2 * encoding.bytes + adam
     assert counts.collecting(SHAPES, 0, 1).operations == encoding.operations
@@ -162,18 +164,19 @@ def test_xla_counts_the_same_of_a_recommendation():
 
 
 def test_xla_counts_the_same_of_a_pick():
-    """Of a window of one token, as XLA's program projects all of a window anew."""
+    """Of one token: the rest of a window is there whether it is valid or not."""
     config = wide_config(**{"selector.window": 1})
     shapes = counts.shapes_of(config, WIDE)
     network = make_selector(config.selector, shapes.feedback, shapes.context)
     params = network.init(jax.random.key(0))
-    keys, tokens = jnp.zeros((WIDE.users, shapes.width)), jnp.zeros((1, shapes.width))
+    keys = jnp.zeros((WIDE.users, shapes.width))
+    images = jnp.zeros((1, 4, shapes.width))
 
-    def logits(params, keys, tokens):
-        query, value = network.apply(params, tokens, jnp.ones((1,), bool))
+    def logits(params, keys, images):
+        query, value = network.apply(params, images, jnp.ones((1,), bool))
         return keys @ query, value
 
-    compiled = operations_of(logits, params, keys, tokens)
+    compiled = operations_of(logits, params, keys, images)
     assert counts.pick(shapes) == pytest.approx(compiled, rel=0.05)
 
 
