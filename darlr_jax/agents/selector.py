@@ -57,9 +57,9 @@ def encode_users(
     network: SelectorNetwork,
     config: SelectorConfig,
 ) -> UserCodes:
-    """Tokens of all users and their keys, arranged for the pool, under `params`."""
-    tokens, keys = network.encode_users(params, users.feedback)
-    return UserCodes(tokens, pool_of(config).arrange(keys, users))
+    """Images of all users and their keys, arranged for the pool, under `params`."""
+    images, keys = network.encode_users(params, users.feedback)
+    return UserCodes(images, pool_of(config).arrange(keys, users))
 
 
 def select_references(
