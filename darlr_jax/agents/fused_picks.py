@@ -23,7 +23,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from darlr_jax.config import ConfigError, SelectorConfig
-from darlr_jax.networks.selector import Affine, PickLayers, pick_layers
+from darlr_jax.networks.selector import Affine, PickLayers, pick_layers, unstacked
 from darlr_jax.types import (
     EMPTY,
     Array,
@@ -166,8 +166,8 @@ def picks_at(
     inputs = _Inputs(
         user=jnp.reshape(user, (1,)).astype(jnp.int32),
         uniforms=uniforms,
-        users=_unstacked(codes.images),
-        offsets=_unstacked(of_context[:window]),
+        users=unstacked(codes.images),
+        offsets=unstacked(of_context[:window]),
         keys=_transposed(codes.keys, block),
         layers=pick_layers(params)[1],
     )
@@ -192,10 +192,6 @@ def _compiler_params(tuning: Tuning) -> Any:
 
     # Nothing is worth prefetching: blocks are large and their products short.
     return triton.CompilerParams(num_warps=tuning.warps, num_stages=1)
-
-
-def _unstacked(images: Array) -> Images:
-    return Images(*(images[:, n] for n in range(4)))
 
 
 def _transposed(keys: Array, block: int) -> Array:

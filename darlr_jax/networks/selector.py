@@ -85,19 +85,22 @@ def make_selector(
 
     def encode_context(params: Params, context: Array) -> Array:
         token = call(module, params, context, method="encode_context")
+        of_context = jnp.stack(_images(params, token), axis=-2)
+        of_positions = _position_images(params, config)
         leading = (1,) * (token.ndim - 1)
-        positions = sinusoidal_positions(config.window, config.width)
-        tokens = token[..., None, :] + positions.reshape(*leading, *positions.shape)
-        nothing = jnp.zeros(config.width)
-        biases = jnp.stack([nothing, *(layer.bias for layer in pick_layers(params)[0])])
-        images = jnp.stack(_images(params, tokens), axis=-2)
-        return images + biases.reshape(*leading, 1, *biases.shape)
+        return of_context[..., None, :, :] + of_positions.reshape(
+            *leading, *of_positions.shape
+        )
 
     def apply(params: Params, images: Array, valid: Array) -> SelectorOutput:
-        unstacked = Images(*(images[..., n, :] for n in range(4)))
-        return call(module, params, unstacked, valid, method="pick")
+        return call(module, params, unstacked(images), valid, method="pick")
 
     return SelectorNetwork(init, encode_users, encode_context, apply)
+
+
+def unstacked(images: Array) -> Images:
+    """The four of `[..., 4, width]`."""
+    return Images(*(images[..., n, :] for n in range(4)))
 
 
 def _images(params: Params, tokens: Array) -> Images:
@@ -110,6 +113,14 @@ def _images(params: Params, tokens: Array) -> Images:
             for layer in projections
         ),
     )
+
+
+def _position_images(params: Params, config: SelectorConfig) -> Array:
+    """What each position adds to a token's images, biases included `[w_sel, 4, D]`."""
+    positions = jnp.asarray(sinusoidal_positions(config.window, config.width))
+    projections, _ = pick_layers(params)
+    biases = (jnp.zeros(config.width), *(layer.bias for layer in projections))
+    return jnp.stack(_images(params, positions), axis=-2) + jnp.stack(biases)[None]
 
 
 class Affine(NamedTuple):
