@@ -1,13 +1,14 @@
 """Checkpoints: the whole state of a run, with its keys, bit for bit.
 
-The state is stored as a flat record, `{".recommender.params['kernel']": array}`. So a
-checkpoint does not depend on how a library nests its optimizer states, what differs can
-be named where one does not fit, and arrays without elements, which the storage refuses,
-can be left out (the state has `[0, 0]` tables where nothing needs them).
+The state is stored as one array, the bytes of all its arrays one after another. So a
+checkpoint depends neither on how a library nests its optimizer states nor on the
+devices, arrays without elements need no care (the state has `[0, 0]` tables where
+nothing needs them), and a save takes the same few files and calls of the storage
+however many arrays there are: of each such call it keeps some memory for good.
 
-Beside the arrays lies what they are compared with when they are read: the shape, the
-type and the SHA-256 digest of each, and of which configuration, seeds and data they
-are.
+Beside the bytes lies what they are and what they are compared with when they are read:
+the path, shape, type and SHA-256 digest of each array, in their order, and of which
+configuration, seeds and data they are.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
@@ -41,8 +43,10 @@ if TYPE_CHECKING:
 State = TypeVar("State")
 Result = TypeVar("Result")
 _Leaves = dict[str, Any]
+_Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
 _ORBAX = f"{os.sep}orbax{os.sep}"  # in the path of every file of it
+_CONTENT = "content"  # the name of the stored array
 
 
 class Checkpointer:
@@ -102,11 +106,13 @@ class Checkpointer:
                 f"{self._directory}: cannot save epoch {epoch} after epoch {latest}"
             )
         leaves = _leaves(state)
-        record = self._describe(leaves, score)
+        parts = _bytes_of(leaves)
+        record = self._describe(leaves, parts, score)
         self._note_score(epoch, score)
+        content = np.concatenate(list(parts.values()))
         with writing_checkpoint(self._directory):
             self._under_way = self._orbax.save_async(
-                epoch, _without_empty(leaves), custom_metadata=record
+                epoch, {_CONTENT: content}, custom_metadata=record
             )
         if self._under_way is None:
             raise RunError(f"{self._directory}: epoch {epoch} was not saved")
@@ -202,10 +208,19 @@ class Checkpointer:
         else:
             self._scores[epoch] = score
 
-    def _describe(self, leaves: _Leaves, score: float | None) -> dict[str, Any]:
-        """What is stored beside the arrays, with a digest of itself."""
+    def _describe(
+        self, leaves: _Leaves, parts: dict[str, _Bytes], score: float | None
+    ) -> dict[str, Any]:
+        """What is stored beside the bytes, with a digest of itself."""
         record: dict[str, Any] = {
-            "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
+            "leaves": {
+                name: {
+                    "shape": list(leaf.shape),
+                    "dtype": str(leaf.dtype),
+                    "sha256": _digest(parts[name]),
+                }
+                for name, leaf in leaves.items()
+            },
             "score": None if score is None or not math.isfinite(score) else score,
         }
         if self._identity is not None:
@@ -232,21 +247,9 @@ class Checkpointer:
         record = self._record(epoch)
         self._require_same_run(record, path)
         _require_fit(leaves, record["leaves"], path)
-        targets = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_sharding(leaf))
-            for name, leaf in _without_empty(leaves).items()
-        }
         # It fits, so what fails is the reading.
-        restored = _attempt(lambda: self._orbax.load(epoch, targets))
-        for name, leaf in restored.items():
-            if _digest(leaf) != record["leaves"][name]["sha256"]:
-                raise _DamagedError(f"{name}: its content has changed")
-        values = [
-            restored[name]
-            if leaf.size
-            else jnp.zeros(leaf.shape, leaf.dtype, device=_sharding(leaf))
-            for name, leaf in leaves.items()
-        ]
+        content = _attempt(lambda: self._orbax.load(epoch, {_CONTENT: np.ndarray}))
+        values = _unpacked(content[_CONTENT], leaves, record["leaves"])
         return jax.tree.unflatten(jax.tree.structure(example), values)
 
     def _require_same_run(self, record: dict[str, Any], path: str) -> None:
@@ -273,12 +276,15 @@ class Checkpointer:
 
         That one is named and set aside here, as the damaged ones of `restore` are.
         """
+        context = ocp.Context()
+        context.array.saving.use_ocdbt = False  # a format for many arrays
 
         def open_folder() -> Any:
             return ocp.training.Checkpointer(
                 self._directory,
                 preservation_policy=_NewestAndBest(keep, self._scores),
                 cleanup_tmp_directories=True,  # of a process killed while saving
+                context=context,
             )
 
         try:
@@ -423,19 +429,51 @@ def _leaves(state: Any) -> _Leaves:
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
 
 
-def _without_empty(leaves: _Leaves) -> _Leaves:
-    return {name: leaf for name, leaf in leaves.items() if leaf.size}
-
-
-def _describe(leaf: jax.Array) -> dict[str, Any]:
-    described = {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-    return described | {"sha256": _digest(leaf)}
-
-
-def _digest(leaf: jax.Array) -> str:
+def _numbers(leaf: jax.Array) -> jax.Array:
+    """The array itself; of keys, their data."""
     is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    values = jax.device_get(jax.random.key_data(leaf) if is_key else leaf)
-    return hashlib.sha256(values.tobytes()).hexdigest()
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+def _bytes_of(leaves: _Leaves) -> dict[str, _Bytes]:
+    """Path -> the bytes of that array, on the host."""
+    numbers = jax.device_get([_numbers(leaf) for leaf in leaves.values()])
+    return {
+        name: np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        for name, array in zip(leaves, numbers, strict=True)
+    }
+
+
+def _unpacked(content: _Bytes, leaves: _Leaves, record: dict[str, Any]) -> list[Any]:
+    """The arrays whose bytes these are, on the devices of `leaves`.
+
+    Raises:
+      _DamagedError: the bytes of one are not those of the record.
+    """
+    values, start = [], 0
+    for name, leaf in leaves.items():
+        numbers = jax.eval_shape(_numbers, leaf)
+        part = content[start : start + numbers.size * numbers.dtype.itemsize]
+        if _digest(part) != record[name]["sha256"]:
+            raise _DamagedError(f"{name}: its content has changed")
+        array = part.view(numbers.dtype).reshape(numbers.shape)
+        values.append(_placed(array, leaf))
+        start += part.size
+    return values
+
+
+def _placed(numbers: np.ndarray, leaf: Any) -> jax.Array:
+    """What `_numbers` gave, as an array like `leaf`, on its devices."""
+    array: Any = numbers
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        impl = jax.random.key_impl(jnp.empty((), leaf.dtype))
+        array = jax.random.wrap_key_data(jnp.asarray(numbers), impl=impl)
+    sharding = getattr(leaf, "sharding", None)
+    return jax.device_put(array, sharding or jax.devices()[0])
+
+
+def _digest(content: _Bytes) -> str:
+    return hashlib.sha256(content.data).hexdigest()
 
 
 def _text_digest(record: dict[str, Any]) -> str:
@@ -443,13 +481,8 @@ def _text_digest(record: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _sharding(leaf: Any) -> jax.sharding.Sharding:
-    sharding = getattr(leaf, "sharding", None)
-    return sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-
-
 def _require_fit(leaves: _Leaves, record: dict[str, Any], path: str) -> None:
-    """Refuses a checkpoint of another structure. Orbax would cast types in silence."""
+    """Refuses a checkpoint of another structure."""
     here = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
     there = {name: f"{item['dtype']}{item['shape']}" for name, item in record.items()}
     differences = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import functools
+import json
 import math
 import os
 import pathlib
@@ -222,8 +223,8 @@ def test_no_checkpoint(checkpointer):
         checkpointer.restore(make_state(0))
 
 
-def cut_manifest(step):
-    file = step / "state" / "manifest.ocdbt"
+def cut_data(step):
+    file = step / "state" / "content" / "c" / "0"
     file.write_bytes(file.read_bytes()[:20])
 
 
@@ -233,17 +234,26 @@ def cut_record(step):
 
 
 def lose_data(step):
-    shutil.rmtree(step / "state" / "d")
+    shutil.rmtree(step / "state" / "content" / "c")
+
+
+def change_size(step):
+    # Likewise: fewer bytes than there were, each of them as it was.
+    file = step / "state" / "content" / "zarr.json"
+    about = json.loads(file.read_text())
+    (size,) = about["shape"]
+    about["shape"] = [size - 1]
+    file.write_text(json.dumps(about))
 
 
 def change_data(step, monkeypatch):
     # What a flipped bit may look like: it reads well, and is something else.
     load = ocp.training.Checkpointer.load
 
-    def flipped(self, epoch, targets):
-        restored = load(self, epoch, targets)
+    def flipped(self, epoch, target):
+        restored = load(self, epoch, target)
         if epoch == 2:
-            restored[".env_steps"] ^= 1
+            restored["content"][100] ^= 1
         return restored
 
     monkeypatch.setattr(ocp.training.Checkpointer, "load", flipped)
@@ -265,7 +275,10 @@ def change_key(step):
 
 @pytest.mark.parametrize(
     "damage",
-    [cut_manifest, cut_record, lose_data, change_data, change_description, change_key],
+    [
+        *(cut_data, cut_record, lose_data, change_data, change_size),
+        *(change_description, change_key),
+    ],
 )
 def test_damaged_newest_falls_back_and_is_named(tmp_path, damage, caplog, monkeypatch):
     first = Checkpointer(tmp_path, identity=IDENTITY)
