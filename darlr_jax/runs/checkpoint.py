@@ -276,15 +276,12 @@ class Checkpointer:
 
         That one is named and set aside here, as the damaged ones of `restore` are.
         """
-        context = ocp.Context()
-        context.array.saving.use_ocdbt = False  # a format for many arrays
 
         def open_folder() -> Any:
             return ocp.training.Checkpointer(
                 self._directory,
                 preservation_policy=_NewestAndBest(keep, self._scores),
                 cleanup_tmp_directories=True,  # of a process killed while saving
-                context=context,
             )
 
         try:

@@ -123,7 +123,7 @@ def growth_of_memory(samples, what):
 
 @pytest.mark.timeout(7200)
 def test_memory_is_flat_with_checkpoints(samples):
-    """Fails in its long form: the storage keeps some of each (docs/reliability.md)."""
+    """The storage keeps some of each (docs/reliability.md)."""
     number = len(samples) // CHECKPOINT_EVERY
     assert growth_of_memory(samples, f"with {number} checkpoints") <= GROWTH
 
