@@ -224,7 +224,7 @@ class Transition(NamedTuple):
     observation: Observation  # before the recommendation
     used: Array  # [I] bool, or [0] where items are not masked in training
     item: Array  # [] int32
-    value: Array  # [] critic when acting
+    value: Array  # [] critic before learning
     reward: Array  # [] shaped
     discount: Array  # [] 0 if the episode ended with this step
     weight: Array  # [] 1 if the episode was still going before this step

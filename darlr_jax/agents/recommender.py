@@ -20,7 +20,7 @@ class RecommenderNetworks(NamedTuple):
 
     tracker: Network
     actor_critic: Network
-    learns_elsewhere: bool  # the states learned in differ from those acted in
+    learns_elsewhere: bool  # where the history is shorter than the window
 
 
 class RecommenderParams(NamedTuple):
@@ -35,7 +35,7 @@ class Action(NamedTuple):
 
     item: Array  # [] int32
     state: Array  # [D]
-    value: Array  # [] of the state in which the action will be learned
+    value: Array  # [] of that state
 
 
 class RecommenderBatch(NamedTuple):
@@ -98,14 +98,26 @@ def act(
     output = networks.actor_critic.apply(params.actor_critic, state)
     mask = None if used is None else ~used
     item = categorical.sample(jax.random.uniform(sample_key), output.logits, mask)
-    value = output.value
-    if explore and networks.learns_elsewhere:  # where the critic is trained
-        learned_key = jax.random.fold_in(dropout_key, 1)
-        learned = networks.tracker.apply(
-            params.tracker, observation, scale, learned_key, acting=False
-        )
-        value = networks.actor_critic.apply(params.actor_critic, learned).value
-    return Action(item, state, value)
+    return Action(item, state, output.value)
+
+
+def learned_value(
+    params: RecommenderParams,
+    key: Key,
+    observation: Observation,
+    scale: RewardScale,
+    *,
+    networks: RecommenderNetworks,
+) -> Array:
+    """The critic's value `[]` of the state in which an action will be learned.
+
+    An advantage needs it where `networks.learns_elsewhere`: of the state acted in the
+    critic has learned nothing. _Unbatched_; the key is consumed by dropout.
+    """
+    state = networks.tracker.apply(
+        params.tracker, observation, scale, key, acting=False
+    )
+    return networks.actor_critic.apply(params.actor_critic, state).value
 
 
 def loss(

@@ -47,24 +47,26 @@ class StateTracker(nn.Module):
             self.config.layers, self.config.heads, self.config.dropout
         )
         if self.config.readout == "published":
-            readout = _published_acting if acting else _published_learning
-            return readout(transformer, tokens, valid, deterministic)
+            if not acting:
+                return _published_learning(transformer, tokens, valid, deterministic)
+            state = _published_acting(transformer, tokens, valid, deterministic)
+            first = observation.items[..., :1] == self.num_items
+            return jnp.where(first, tokens[..., 0, :].at[..., -1].set(1.0), state)
         return transformer(tokens, valid, deterministic)
 
 
 # The published code reads other states when it learns than when it acts, wherever the
 # history is shorter than the window: the first actions of an episode are learned in
-# states in which they were not taken.
+# states in which they were not taken. The very first is taken in the start token,
+# reward 1, which no transformer has seen.
 
 
 def _published_acting(
     transformer: WindowTransformer, tokens: Array, valid: Array, deterministic: bool
 ) -> Array:
-    """The oldest token present; the very first state is the start token, reward 1."""
+    """The oldest token present."""
     oldest = jnp.sum(valid, axis=-1) - 1
-    state = transformer(tokens, valid, deterministic, oldest)
-    start = tokens[..., 0, :].at[..., -1].set(1.0)
-    return jnp.where(oldest[..., None] == 0, start, state)
+    return transformer(tokens, valid, deterministic, oldest)
 
 
 def _published_learning(

@@ -78,7 +78,7 @@ def roll_out(
     program: Program,
 ) -> tuple[Transition, Array]:
     """As `collect`, with an episode of each of `users [B]`. The key is consumed."""
-    turn_keys = jax.random.split(key, program.config.environment.max_turn)
+    turn_keys = jax.random.split(key, program.config.environment.max_turn + 1)
     reset = functools.partial(
         environment.reset,
         num_items=tables.rewards.base.shape[1],
@@ -87,8 +87,30 @@ def roll_out(
     inputs = rollout_inputs(state, tables, coefficients, program)
     turn = functools.partial(_turn, inputs=inputs, program=program)
     carry = (jax.vmap(reset)(users), state.previous_estimates)
-    (_, previous), transitions = lax.scan(turn, carry, turn_keys)
+    (_, previous), transitions = lax.scan(turn, carry, turn_keys[:-1])
+    if program.recommender.learns_elsewhere:
+        transitions = _valued_where_learned(transitions, turn_keys[-1], inputs, program)
     return transitions, previous
+
+
+def _valued_where_learned(
+    transitions: Transition, key: Key, inputs: RolloutInputs, program: Program
+) -> Transition:
+    """Transitions `[T, B]` whose values are those of the states to be learned in.
+
+    Those differ from the states acted in at the first turn, and until the window is
+    full. The key is consumed.
+    """
+    filling = max(1, program.config.tracker.window - 1)
+    turns = min(filling, program.config.environment.max_turn)
+    early = jax.tree.map(lambda leaf: leaf[:turns], transitions.observation)
+    value = functools.partial(recommender.learned_value, networks=program.recommender)
+    of_sessions = jax.vmap(value, (None, 0, 0, None))
+    keys = jax.random.split(key, (turns, transitions.value.shape[1]))
+    learned = jax.vmap(of_sessions, (None, 0, 0, None))(
+        inputs.recommender, keys, early, inputs.scale
+    )
+    return transitions._replace(value=transitions.value.at[:turns].set(learned))
 
 
 def _history_length(config: ExperimentConfig) -> int:

@@ -141,23 +141,28 @@ def test_dropout_is_for_exploration():
 
 
 @pytest.mark.parametrize("readout", ["newest", "published"])
-def test_the_value_is_that_of_the_state_that_will_be_learned(readout):
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_values_where_an_action_is_learned(readout, length):
     """An advantage needs the critic where it is trained (protocol 5)."""
     tracker = dataclasses.replace(TRANSFORMER, readout=readout, dropout=0.0)
     params, networks = params_of(tracker), networks_of(tracker)
-    nothing = np.zeros(ITEMS, bool)
+    items = np.array([4, 2, ITEMS], np.int32)[-length:]
+    items = np.pad(items, (0, 3 - length), constant_values=EMPTY)
+    observation = Observation(items, OBSERVATION.rewards)
+    acted = acting(tracker, True)(
+        params, keys(1), observation, np.zeros(ITEMS, bool), SCALE
+    ).value[0]
 
-    def value_in(acting):
-        state = networks.tracker.apply(
-            params.tracker, OBSERVATION, SCALE, acting=acting
-        )
-        return networks.actor_critic.apply(params.actor_critic, state).value
+    learned = recommender.learned_value(
+        params, keys(1)[0], observation, SCALE, networks=networks
+    )
 
-    found = acting(tracker, True)(params, keys(1), OBSERVATION, nothing, SCALE)
-
-    np.testing.assert_allclose(found.value[0], value_in(acting=False), rtol=1e-5)
-    same = np.allclose(value_in(acting=True), value_in(acting=False), rtol=1e-3)
-    assert same == (readout == "newest")
+    state = networks.tracker.apply(params.tracker, observation, SCALE, acting=False)
+    expected = networks.actor_critic.apply(params.actor_critic, state).value
+    np.testing.assert_allclose(learned, expected, rtol=1e-5)
+    differs = readout == "published" and length < 3
+    assert networks.learns_elsewhere == (readout == "published")
+    assert np.allclose(acted, learned, rtol=1e-3) != differs
 
 
 # --- learning -------------------------------------------------------------------------

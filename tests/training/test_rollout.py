@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darlr_jax.training.rollout import collect, record_estimates
+from darlr_jax.agents.recommender import learned_value
+from darlr_jax.training.rollout import collect, record_estimates, state_reward_scale
 from darlr_jax.types import EMPTY, UNVISITED
 from tests import reference_simulation as reference
 from tests.simulation.worlds import (
@@ -215,6 +216,34 @@ def test_weights_discounts_and_observations_tell_one_story(method, window):
             past, paid = [*past, item], [*paid, transitions.reward[turn, row]]
             alive = alive and len(past) < num_turns
             assert transitions.discount[turn, row] == alive
+
+
+@pytest.mark.parametrize("window", [1, 3, 20])  # of 10 turns
+@pytest.mark.parametrize("readout", ["newest", "published"])
+def test_values_are_those_of_the_states_that_will_be_learned(readout, window):
+    config = tiny(
+        "mbpo",
+        **SMALL,
+        tracker__kind="transformer",
+        tracker__readout=readout,
+        tracker__window=window,
+        tracker__dropout=0.0,
+    )
+    experiment, state = assemble(config), first_state(config)
+    transitions, _ = roll_out(config, state)
+    tables = experiment.tables
+    value = functools.partial(
+        learned_value,
+        state.recommender.params,
+        jax.random.key(0),
+        scale=state_reward_scale(tables.rewards, experiment.coefficients),
+        networks=experiment.program.recommender,
+    )
+
+    expected = jax.jit(jax.vmap(jax.vmap(value)))(transitions.observation)
+
+    assert len(np.unique(np.round(expected, 5))) > 5
+    np.testing.assert_allclose(transitions.value, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_selector_is_paid_by_its_own_formula():
