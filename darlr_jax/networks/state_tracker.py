@@ -25,7 +25,7 @@ class StateTracker(nn.Module):
         self,
         observation: Observation,
         scale: RewardScale,
-        deterministic: bool = True,
+        dropout_key: Key | None = None,
         acting: bool = True,
     ) -> Array:
         """Maps items and rewards `[..., W]` to a state `[..., item_width + 1]`."""
@@ -48,11 +48,11 @@ class StateTracker(nn.Module):
         )
         if self.config.readout == "published":
             if not acting:
-                return _published_learning(transformer, tokens, valid, deterministic)
-            state = _published_acting(transformer, tokens, valid, deterministic)
+                return _published_learning(transformer, tokens, valid, dropout_key)
+            state = _published_acting(transformer, tokens, valid, dropout_key)
             first = observation.items[..., :1] == self.num_items
             return jnp.where(first, tokens[..., 0, :].at[..., -1].set(1.0), state)
-        return transformer(tokens, valid, deterministic)
+        return transformer(tokens, valid, dropout_key)
 
 
 # The published code reads other states when it learns than when it acts, wherever the
@@ -62,19 +62,25 @@ class StateTracker(nn.Module):
 
 
 def _published_acting(
-    transformer: WindowTransformer, tokens: Array, valid: Array, deterministic: bool
+    transformer: WindowTransformer,
+    tokens: Array,
+    valid: Array,
+    dropout_key: Key | None,
 ) -> Array:
     """The oldest token present."""
     oldest = jnp.sum(valid, axis=-1) - 1
-    return transformer(tokens, valid, deterministic, oldest)
+    return transformer(tokens, valid, dropout_key, oldest)
 
 
 def _published_learning(
-    transformer: WindowTransformer, tokens: Array, valid: Array, deterministic: bool
+    transformer: WindowTransformer,
+    tokens: Array,
+    valid: Array,
+    dropout_key: Key | None,
 ) -> Array:
     """The last slot; absent tokens are zeros that are attended to."""
     last = jnp.full(valid.shape[:-1], valid.shape[-1] - 1)
-    return transformer(tokens, jnp.ones_like(valid), deterministic, last)
+    return transformer(tokens, jnp.ones_like(valid), dropout_key, last)
 
 
 def make_state_tracker(
@@ -107,10 +113,6 @@ def make_state_tracker(
         dropout_key: Key | None = None,
         acting: bool = True,
     ) -> Array:
-        deterministic = dropout_key is None
-        rngs = None if deterministic else {"dropout": dropout_key}
-        return call(
-            module, params, observation, scale, deterministic, acting, rngs=rngs
-        )
+        return call(module, params, observation, scale, dropout_key, acting)
 
     return Network(init, apply)

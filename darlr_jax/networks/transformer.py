@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import numpy as jnp
 
 from darlr_jax.networks.base import Dropout, Linear, symmetric_uniform
-from darlr_jax.types import Array, Images
+from darlr_jax.types import Array, Images, Key
 
 # Xavier over query, key and value as the one matrix that the published code draws.
 _packed_xavier = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
@@ -41,7 +41,7 @@ class Attention(nn.Module):
         queries: Array,
         tokens: Array,
         valid: Array,
-        deterministic: bool,
+        dropout_key: Key | None = None,
         images: Images | None = None,
     ) -> Array:
         """Maps queries `[..., Q, D]` and tokens `[..., W, D]` to `[..., Q, D]`.
@@ -68,7 +68,7 @@ class Attention(nn.Module):
             head_shape[1]
         )
         scores = jnp.where(valid[..., None, None, :], scores, _MASKED)
-        weights = Dropout(self.dropout)(nn.softmax(scores), deterministic=deterministic)
+        weights = Dropout(self.dropout)(nn.softmax(scores), dropout_key)
         mixed = jnp.einsum("...hqw,...whd->...qhd", weights, value)
         out = nn.Dense(width, kernel_init=symmetric_uniform(width), name="out")
         return out(mixed.reshape(queries.shape))
@@ -86,17 +86,17 @@ class EncoderLayer(nn.Module):
         queries: Array,
         tokens: Array,
         valid: Array,
-        deterministic: bool,
+        dropout_key: Key | None = None,
         images: Images | None = None,
     ) -> Array:
         """Maps queries `[..., Q, D]` to `[..., Q, D]`."""
         width = queries.shape[-1]
 
         def drop(inputs: Array) -> Array:
-            return Dropout(self.dropout)(inputs, deterministic)
+            return Dropout(self.dropout)(inputs, dropout_key)
 
         attention = Attention(self.heads, self.dropout)
-        attended = attention(queries, tokens, valid, deterministic, images)
+        attended = attention(queries, tokens, valid, dropout_key, images)
         hidden = nn.LayerNorm(epsilon=1e-5)(queries + drop(attended))
         inner = drop(nn.relu(Linear(width)(hidden)))
         return nn.LayerNorm(epsilon=1e-5)(hidden + drop(Linear(width)(inner)))
@@ -114,7 +114,7 @@ class WindowTransformer(nn.Module):
         self,
         tokens: Array | Images,
         valid: Array,
-        deterministic: bool = True,
+        dropout_key: Key | None = None,
         slot: Array | None = None,
     ) -> Array:
         """Maps tokens `[..., W, D]`, newest first, and valid `[..., W]` to `[..., D]`.
@@ -123,7 +123,7 @@ class WindowTransformer(nn.Module):
           tokens: the window; or the images that the first layer has of it, positions
             and biases in them, so that it need not project them.
           valid: which tokens are attended to.
-          deterministic: whether dropout is off.
+          dropout_key: without it there is no dropout.
           slot: `[...]` the position that is read; the newest, 0, if None.
 
         Raises:
@@ -133,7 +133,7 @@ class WindowTransformer(nn.Module):
         if isinstance(tokens, Images):
             images, hidden = tokens, tokens.token
         else:
-            hidden = Dropout(self.dropout)(_placed(tokens), deterministic)
+            hidden = Dropout(self.dropout)(_placed(tokens), dropout_key)
         width = hidden.shape[-1]
         if width % self.heads:
             raise ValueError(
@@ -146,7 +146,7 @@ class WindowTransformer(nn.Module):
             if last and images is not None:
                 images = images._replace(query=_at_slot(images.query, slot))
             encoder = EncoderLayer(self.heads, self.dropout)
-            hidden = encoder(queries, hidden, valid, deterministic, images)
+            hidden = encoder(queries, hidden, valid, dropout_key, images)
             images = None  # they were of the first layer
         return hidden[..., 0, :]
 

@@ -237,16 +237,18 @@ def test_gradients_by_chunks_are_those_of_the_whole_loss(chunk, masked):
 
 def test_each_chunk_draws_its_own_dropout():
     # Two chunks of one and the same row: with one dropout mask for both, they would
-    # teach twice what one of them does.
+    # teach twice what one of them does. Two masks can have one loss, where no unit of
+    # the head is alive, but not under each of some keys.
     batch = jax.tree.map(lambda leaf: np.repeat(leaf[1:2], 2, axis=0), stored(False))
     one = jax.tree.map(lambda leaf: leaf[:1], batch)
     learn = learning(TRANSFORMER, chunk=1)
 
-    params, key = params_of(TRANSFORMER), jax.random.key(0)
-    _, losses = learn(params, key, batch, SCALE)
-    _, of_one = learn(params, key, one, SCALE)
+    def difference(key):
+        _, losses = learn(params_of(TRANSFORMER), key, batch, SCALE)
+        _, of_one = learn(params_of(TRANSFORMER), key, one, SCALE)
+        return abs(losses.total - 2 * of_one.total)
 
-    assert abs(losses.total - 2 * of_one.total) > 1e-3
+    assert max(map(difference, keys(4))) > 1e-3
 
 
 def test_init_starts_from_the_item_vectors():
