@@ -128,8 +128,8 @@ class Checkpointer:
           epoch: which one; the newest if None.
 
         Raises:
-          RunError: nothing is stored, all of it is damaged, it is of another run, or
-            `example` is a state of another shape (what differs).
+          RunError: nothing is stored, all of it is damaged, it is of another run or of
+            an earlier version, or `example` is a state of another shape (what differs).
         """
         self.wait()
         stored = self._stored()
@@ -247,6 +247,7 @@ class Checkpointer:
         record = self._record(epoch)
         self._require_same_run(record, path)
         _require_fit(leaves, record["leaves"], path)
+        self._require_one_array(record, path, epoch)
         # It fits, so what fails is the reading.
         content = _attempt(lambda: self._orbax.load(epoch, {_CONTENT: np.ndarray}))
         values = _unpacked(content[_CONTENT], leaves, record["leaves"])
@@ -269,6 +270,15 @@ class Checkpointer:
             raise RunError(
                 f"{path}: is of another experiment ({'; '.join(differences)}); choose "
                 "another --workdir, or --overwrite to replace it"
+            )
+
+    def _require_one_array(self, record: dict[str, Any], path: str, epoch: int) -> None:
+        """Refuses what an earlier version stored: an array of its own for each leaf."""
+        stored = _attempt(lambda: set(self._orbax.metadata(epoch).metadata))
+        if stored & record["leaves"].keys():
+            raise RunError(
+                f"{path}: of an earlier version, which this one does not read; go on "
+                "with the one that made it, or start anew with --overwrite"
             )
 
     def _open(self, keep: int) -> Any:

@@ -68,6 +68,30 @@ def checkpointer(tmp_path):
     opened.close()
 
 
+def test_a_checkpoint_of_an_earlier_version_is_called_so(tmp_path):
+    """Not damaged: they had an array for each leaf, and the same record beside it."""
+    state, leaves = make_state(7), {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        data = jax.random.key_data(leaf) if is_key else leaf
+        if data.size:
+            leaves[jax.tree_util.keystr(path)] = data
+    with Checkpointer(tmp_path / "now") as now:
+        now.save(state, 3)
+    with ocp.training.Checkpointer(tmp_path / "now") as now:
+        record = now.metadata(3).custom_metadata
+    with ocp.training.Checkpointer(tmp_path / "before") as before:
+        before.save(3, leaves, custom_metadata=record)
+
+    with (
+        Checkpointer(tmp_path / "before") as before,
+        pytest.raises(RunError, match=r"before/3: of an earlier version.*--overwrite"),
+    ):
+        before.restore(make_state())
+
+    assert (tmp_path / "before" / "3").is_dir()  # not set aside
+
+
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_round_trip_bit_for_bit(checkpointer, impl):
     state = make_state(7, impl=impl)
