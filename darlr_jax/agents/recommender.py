@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -161,12 +162,33 @@ def loss_gradients(
 
     The key is consumed by dropout.
     """
-    bound = functools.partial(loss, networks=networks, config=config)
-    gradient = jax.grad(bound, has_aux=True)
     return sum_over_chunks(
-        lambda chunk, number: gradient(
-            params, jax.random.fold_in(key, number), chunk, scale
+        lambda chunk, number: _gradients_of_chunk(
+            params,
+            jax.random.fold_in(key, number),
+            chunk,
+            scale,
+            networks=networks,
+            config=config,
         ),
         batch,
         config.learning_chunk,
     )
+
+
+# A function of its own is traced once, however many loops of a program call it.
+@functools.partial(jax.jit, static_argnames=("networks", "config"))
+def _gradients_of_chunk(
+    params: RecommenderParams,
+    key: Key,
+    chunk: RecommenderBatch,
+    scale: RewardScale,
+    *,
+    networks: RecommenderNetworks,
+    config: RecommenderConfig,
+) -> tuple[RecommenderParams, Losses]:
+    bound = functools.partial(loss, networks=networks, config=config)
+    gradient: Callable[..., tuple[RecommenderParams, Losses]] = jax.grad(
+        bound, has_aux=True
+    )
+    return gradient(params, key, chunk, scale)

@@ -9,6 +9,7 @@ are one episode.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -223,16 +224,34 @@ def loss_gradients(
     been added up.
     """
     encode = functools.partial(encode_users, network=network, config=config)
-    bound = functools.partial(loss, network=network, config=config)
     codes, pull_back = jax.vjp(lambda p: encode(p, users), params)
-    gradient = jax.grad(bound, (0, 1), has_aux=True)
     (grads, code_grads), losses = sum_over_chunks(
-        lambda chunk, _: gradient(params, codes, chunk, users),
+        lambda chunk, _: _gradients_of_chunk(
+            params, codes, chunk, users, network=network, config=config
+        ),
         batch,
         config.learning_chunk,
     )
     grads = jax.tree.map(jnp.add, grads, pull_back(code_grads)[0])
     return grads, losses
+
+
+# A function of its own is traced once, however many loops of a program call it.
+@functools.partial(jax.jit, static_argnames=("network", "config"))
+def _gradients_of_chunk(
+    params: Params,
+    codes: UserCodes,
+    chunk: SelectorBatch,
+    users: UserTables,
+    *,
+    network: SelectorNetwork,
+    config: SelectorConfig,
+) -> tuple[tuple[Params, UserCodes], Losses]:
+    bound = functools.partial(loss, network=network, config=config)
+    gradient: Callable[..., tuple[tuple[Params, UserCodes], Losses]] = jax.grad(
+        bound, (0, 1), has_aux=True
+    )
+    return gradient(params, codes, chunk, users)
 
 
 def _windows(

@@ -165,14 +165,15 @@ def train_epoch(
     """
     size = program.config.training.batch_size
     updates = coefficients.steps_per_epoch // size
-    step = functools.partial(_update, replay=tables.replay, program=program)
+    # Compiled by itself, it is traced once: for its shapes, and in the loop.
+    step = jax.jit(functools.partial(_update, program=program))
 
     def add(_: Array, carry: tuple[OfflineState, dict[str, Array]]) -> tuple:
         state, sums = carry
-        state, metrics = step(state)
+        state, metrics = step(state, tables.replay)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
-    _, shapes = jax.eval_shape(step, state)
+    _, shapes = jax.eval_shape(step, state, tables.replay)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     state, sums = lax.fori_loop(0, updates, add, (state, zeros))
     state = state.replace(
@@ -182,7 +183,7 @@ def train_epoch(
 
 
 def _update(
-    state: OfflineState, *, replay: Replay, program: Program
+    state: OfflineState, replay: Replay, *, program: Program
 ) -> tuple[OfflineState, dict[str, Array]]:
     """One gradient step, after copying the parameters to the target if it is due."""
     config = program.config

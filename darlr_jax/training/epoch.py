@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -44,21 +45,21 @@ def train_epoch(
       updates, and `effective_users_picked`, the exponential of the entropy of the share
       of picks that each user got.
     """
+    # Compiled by itself, it is traced once: for its shapes, and in the loop.
+    advance = jax.jit(functools.partial(_collect_and_learn, program=program))
 
     # The limit is carried: of a loop whose condition reads a constant, JAX's checker of
     # key reuse looks at the wrong arguments (jax 0.10).
     def step(carry: tuple[TrainState, Sums, Array]) -> tuple[TrainState, Sums, Array]:
         state, sums, limit = carry
-        state, added = _collect_and_learn(state, tables, coefficients, program)
+        state, added = advance(state, tables, coefficients)
         return state, jax.tree.map(jnp.add, sums, added), limit
 
     def unfinished(carry: tuple[TrainState, Sums, Array]) -> Array:
         _, sums, limit = carry
         return sums.transitions < limit
 
-    _, shapes = jax.eval_shape(
-        lambda s: _collect_and_learn(s, tables, coefficients, program), state
-    )
+    _, shapes = jax.eval_shape(advance, state, tables, coefficients)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     start = (state, zeros, coefficients.steps_per_epoch)
     state, sums, _ = lax.while_loop(unfinished, step, start)
@@ -70,6 +71,7 @@ def _collect_and_learn(
     state: TrainState,
     tables: SimulationTables,
     coefficients: Coefficients,
+    *,
     program: Program,
 ) -> tuple[TrainState, Sums]:
     key, collect_key, update_key = jax.random.split(state.key, 3)

@@ -195,30 +195,48 @@ def _recommend_all(
     a loop whose length is known at run time alone would stop an accelerator at every
     turn. A session's randomness depends on its row alone. The key is consumed.
     """
-    bound = functools.partial(_recommend, inputs=inputs, program=program)
-
-    def recommend(states: EnvState, rows: Array) -> Transition:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-        return jax.vmap(bound, (0, 0, None))(states, keys, previous)
-
+    # Compiled by itself, it is traced once: for its shapes, and in the loop.
+    recommend = jax.jit(functools.partial(_recommend_rows, program=program))
+    shared = key, previous, inputs
     sessions, size = state.user.shape[0], program.sessions_at_once
     if size >= sessions or not environment.can_end_early(program.config.environment):
-        return recommend(state, jnp.arange(sessions))
+        transitions: Transition = recommend(state, jnp.arange(sessions), *shared)
+        return transitions
     alive = state.discount > 0
     order = jnp.argsort(~alive, stable=True)
     order = jnp.pad(order, (0, -sessions % size), constant_values=sessions)
 
     def serve(group: Array, transitions: Transition) -> Transition:
         rows = lax.dynamic_slice_in_dim(order, group * size, size)
-        served = recommend(jax.tree.map(lambda leaf: leaf[rows], state), rows)
+        states = jax.tree.map(lambda leaf: leaf[rows], state)
+        served = recommend(states, rows, *shared)
         return jax.tree.map(
             lambda leaf, part: leaf.at[rows].set(part, mode="drop"), transitions, served
         )
 
-    shapes = jax.eval_shape(recommend, state, order[:sessions])
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    group = order[:size]
+    first = jax.tree.map(lambda leaf: leaf[group], state)
+    shapes = jax.eval_shape(recommend, first, group, *shared)
+    nothing = jax.tree.map(
+        lambda leaf: jnp.zeros((sessions, *leaf.shape[1:]), leaf.dtype), shapes
+    )
     groups = (jnp.sum(alive) + size - 1) // size
     return lax.fori_loop(0, groups, serve, nothing)
+
+
+def _recommend_rows(
+    states: EnvState,
+    rows: Array,
+    key: Key,
+    previous: Array,
+    inputs: RolloutInputs,
+    *,
+    program: Program,
+) -> Transition:
+    """`_recommend` of the sessions `states` in the rows `rows [B]`."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+    bound = functools.partial(_recommend, inputs=inputs, program=program)
+    return jax.vmap(bound, (0, 0, None))(states, keys, previous)
 
 
 def _recommend(
