@@ -214,9 +214,8 @@ def _recommend_all(
             lambda leaf, part: leaf.at[rows].set(part, mode="drop"), transitions, served
         )
 
-    group = order[:size]
-    first = jax.tree.map(lambda leaf: leaf[group], state)
-    shapes = jax.eval_shape(recommend, first, group, *shared)
+    some = jax.tree.map(lambda leaf: leaf[:size], state)
+    shapes = jax.eval_shape(recommend, some, order[:size], *shared)
     nothing = jax.tree.map(
         lambda leaf: jnp.zeros((sessions, *leaf.shape[1:]), leaf.dtype), shapes
     )
