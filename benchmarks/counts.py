@@ -86,7 +86,7 @@ class Shapes(NamedTuple):
     state: int  # D, of the recommender
     window: int  # W
     tracker_layers: int  # 0: the average, which has no products
-    trackers: int  # states computed of one recommendation in training: 2 if published
+    valued_again: float  # values asked again in another state, of one recommendation
     hidden: tuple[int, ...]  # of the recommender's trunk
     stored_mask: int  # items whose mask a transition stores: I, or 0
     picks: int  # K, 0 without a learned selector
@@ -112,7 +112,7 @@ def shapes_of(config: ExperimentConfig, sizes: Sizes) -> Shapes:
         state=vector + 1,
         window=tracker.window,
         tracker_layers=tracker.layers if transforms else 0,
-        trackers=2 if transforms and tracker.readout == "published" else 1,
+        valued_again=_valued_again(config),
         hidden=config.recommender.hidden,
         stored_mask=sizes.items if config.recommender.mask_used_items else 0,
         picks=chosen.k_sel if learned else 0,
@@ -124,6 +124,17 @@ def shapes_of(config: ExperimentConfig, sizes: Sizes) -> Shapes:
         picks_window=chosen.window,
         picks_layers=chosen.layers,
     )
+
+
+def _valued_again(config: ExperimentConfig) -> float:
+    """The share of turns that are learned in another state than they are acted in.
+
+    It is that of sessions of full length: of shorter ones it is more.
+    """
+    tracker = config.tracker
+    if tracker.kind != "transformer" or tracker.readout != "published":
+        return 0.0
+    return min(1.0, max(1, tracker.window - 1) / config.environment.max_turn)
 
 
 def _offered(config: ExperimentConfig, users: int) -> int:
@@ -253,8 +264,8 @@ def collecting(shapes: Shapes, transitions: float, collects: float) -> Work:
     """
     k_sel = shapes.references
     cells = 2 + 2 * k_sel + k_sel * (k_sel - 1) / 2
-    valued_again = (shapes.trackers - 1) * valuing(shapes)
-    stored = Work(valued_again, 0.0, _WORD * cells + transition_bytes(shapes))
+    again = shapes.valued_again * valuing(shapes)
+    stored = Work(again, 0.0, _WORD * cells + transition_bytes(shapes))
     entries = recommender_entries(shapes) + selector_entries(shapes)
     once = encoding(shapes) + Work(bytes=_WORD * entries)
     each = recommending(shapes) + picking(shapes) + stored

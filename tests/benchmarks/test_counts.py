@@ -21,7 +21,7 @@ from darlr_jax.types import Observation, RewardScale
 from darlr_jax.world_model.ensemble import train_steps
 
 SHAPES = Shapes(
-    users=7, items=11, state=5, window=3, tracker_layers=0, trackers=1, hidden=(4,),
+    users=7, items=11, state=5, window=3, tracker_layers=0, valued_again=0, hidden=(4,),
     stored_mask=0, picks=2, offered=7, references=2, feedback=11, context=5, width=3,
     picks_window=2, picks_layers=1,
 )  # fmt: skip
@@ -86,11 +86,17 @@ def test_collect_by_hand():
     assert made.bytes == 3 * 4 * (2 + 12) + 2 * 4 * entries
 
 
-def test_published_readout_values_two_states():
-    twice = NO_SELECTOR._replace(trackers=2)
-    more = counts.collecting(twice, 1, 0).operations
+def test_published_readout_values_two_states_of_the_first_turns():
+    config = preset("coat", "roler")
+    published, newest = (
+        counts.shapes_of(config_lib.replace(config, {"tracker.readout": readout}), WIDE)
+        for readout in ("published", "newest")
+    )
+    assert (published.valued_again, newest.valued_again) == (2 / 30, 0)
+    again = NO_SELECTOR._replace(valued_again=0.25)
+    more = counts.collecting(again, 1, 0).operations
     less = counts.collecting(NO_SELECTOR, 1, 0).operations
-    assert more - less == 2 * (5 * 4 + 4)
+    assert more - less == 0.25 * 2 * (5 * 4 + 4)
 
 
 def test_learning_is_three_times_acting():
