@@ -2,8 +2,9 @@
 
     python -m experiments.make_tables --results=results
 
-For each folder of runs: the table that README holds (a test compares them), the same
-runs with bootstrap intervals and differences paired by seed, and a page with pictures.
+For each folder of runs: the table that README or docs/results.md holds (a test compares
+them), the same runs with bootstrap intervals and differences paired by seed, the tables
+of `experiments.reproduce` of which every row is there, and a page with pictures.
 A run that is missing a file, malformed or failed stops the program; none is left out.
 """
 
@@ -25,7 +26,8 @@ from darlr_jax.runs.comparison import (
 from darlr_jax.runs.directory import RunError, load_config
 from darlr_jax.runs.fields import changed_fields
 from darlr_jax.runs.formats import to_csv
-from darlr_jax.runs.published import PublishedScores
+from darlr_jax.runs.plan_tables import plan_texts, whole_plans
+from darlr_jax.runs.published import PublishedScores, faults
 from darlr_jax.runs.report import results_report
 from darlr_jax.runs.results import summary_table, to_markdown
 from experiments import cli
@@ -57,7 +59,12 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
     published = PublishedScores(root / "published")
     table = comparison_table(dataset, outcomes_of(runs, AGAINST), published)
     truth = matrix_of(runs)
-    return {
+    plans = {
+        f"tables/{dataset}_{plan.table}{suffix}": text
+        for plan, rows in whole_plans(root / "raw" / dataset)
+        for suffix, text in plan_texts(plan, rows, published, truth).items()
+    }
+    return plans | {
         f"tables/{dataset}.md": dataset_table(root, dataset) + "\n",
         f"tables/{dataset}_paired.md": f"{to_markdown(table)}{_note(truth)}\n",
         f"tables/{dataset}_paired.csv": to_csv(with_matrix(table, truth)),
@@ -73,7 +80,11 @@ def dataset_table(root: pathlib.Path, dataset: str) -> str:
     changes = [_in_words(changed_fields(load_config(run))) for run in runs]
     if any(changes):
         table.insert(1, "changed", changes)
-    return to_markdown(table) + _note(matrix_of(runs))
+    beside = table.loc[table["published"].notna(), "method"]
+    if beside.empty:
+        table = table.drop(columns=["published", "difference"])
+    notes = "".join(f"\n\n{sentence}" for sentence in faults(beside))
+    return to_markdown(table) + _note(matrix_of(runs)) + notes
 
 
 def _note(truth: str | None) -> str:

@@ -29,16 +29,9 @@ from absl import flags
 from darlr_jax import config as config_lib
 from darlr_jax.config import ConfigError
 from darlr_jax.files import replacing
-from darlr_jax.runs.comparison import (
-    Outcome,
-    comparison_table,
-    require_one_matrix,
-    where_it_helps,
-    with_matrix,
-)
+from darlr_jax.runs.comparison import Outcome, require_one_matrix
 from darlr_jax.runs.directory import RunError, read_json, writing
 from darlr_jax.runs.figures import draw_plan
-from darlr_jax.runs.formats import to_csv, to_latex
 from darlr_jax.runs.jobs import (
     Job,
     command,
@@ -50,12 +43,12 @@ from darlr_jax.runs.jobs import (
     side_by_side,
     total_seconds,
 )
+from darlr_jax.runs.plan_tables import plan_texts
 from darlr_jax.runs.plans import TABLES, Plan, choose_rows, make_plan
 from darlr_jax.runs.plots import save_png
 from darlr_jax.runs.preemption import REQUEUE, Interrupted, StopRequest
 from darlr_jax.runs.progress import clock
 from darlr_jax.runs.published import PublishedScores
-from darlr_jax.runs.results import to_markdown
 from experiments import cli
 
 # As a program the flags are the process's own. Imported they stay private, because
@@ -182,19 +175,10 @@ def write_plan(
     """
     outcomes = [_outcome(job, seeds) for job in jobs]
     truth = require_one_matrix({job.row.name: _ground_truth(job) for job in jobs})
-    table = comparison_table(plan.dataset, outcomes, published)
-    notes = _notes(plan, truth)
-    if plan.x_label:  # one axis: density, sparsity, exit windows
-        notes += [f"By {plan.x_label}: {s}" for s in where_it_helps(outcomes, table)]
+    texts = plan_texts(plan, outcomes, published, truth)
     target = workdir / plan.dataset / "tables" / plan.table
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        markdown = "\n".join([f"# {plan.title}\n", to_markdown(table), "", *notes])
-        texts = {
-            ".md": markdown + "\n",
-            ".csv": to_csv(with_matrix(table, truth)),
-            ".tex": to_latex(table, f"{plan.title}. {' '.join(notes)}"),
-        }
         for suffix, text in texts.items():
             with replacing(target.with_suffix(suffix)) as temporary:
                 temporary.write_text(text, encoding="utf-8")
@@ -202,22 +186,9 @@ def write_plan(
         figure = draw_plan(plan, outcomes, published, str(picture))
         if figure is not None:
             save_png(figure, picture)
-    print(f"\n{markdown}\n")
+    print(f"\n{texts['.md']}")
     made = [*texts, *([".png"] if figure is not None else [])]
     print(f"files: {target}{{{','.join(made)}}}")
-
-
-def _notes(plan: Plan, truth: str | None) -> list[str]:
-    """What a reader must know to read the table."""
-    notes = [
-        "[ ]: 95 % bootstrap interval over seeds; ± (t): half of Student's, which is "
-        "the wider and the safer one of few seeds.",
-        "difference: of all users, paired by seed, to the row named under against.",
-    ]
-    notes += [f"Left out, the same here: {'; '.join(plan.left_out)}."] * bool(
-        plan.left_out
-    )
-    return notes + [f"Evaluation pays: {truth}."] * (truth is not None)
 
 
 def _announce(plan: Plan, jobs: Sequence[Job], seeds: Sequence[int]) -> None:

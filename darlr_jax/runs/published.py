@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,6 +16,16 @@ _NUMBERS = {  # column of the files -> field
     "NX_0_R_tra_last25": "last_quarter",
     "NX_0_len_tra": "length",
     "NX_0_R_each": "each",
+}
+
+
+# What was wrong with the code that made a published row (protocol 10.2, B5 to B7); ours
+# are right, and so no reproductions: docs/deviations.md.
+_FAULTS = {
+    "sqn": "acts by the argmax of Q, under the mask a constant order of items",
+    "bcq": "the mask is NaN and both heads are softmaxed: one list for everybody",
+    "cql": "under the mask a constant order of items",
+    "crr": "logits under a mask of probabilities: uniform after the first item",
 }
 
 
@@ -68,6 +79,16 @@ class PublishedScores:
         if rows.empty or exit_window not in set(main["exit_window"]):
             return None
         return rows.set_index("epoch")["NX_0_R_tra"]
+
+
+def faults(methods: Iterable[str]) -> list[str]:
+    """A sentence a method whose published row comes from faulty code; each once."""
+    return [
+        f"The published row of {method} is of faulty code ({_FAULTS[method]}): "
+        "docs/deviations.md."
+        for method in dict.fromkeys(methods)
+        if method in _FAULTS
+    ]
 
 
 def _read(file: pathlib.Path, columns: list[str]) -> pd.DataFrame:

@@ -1,0 +1,108 @@
+"""The table of a plan as texts, with what its reader must know beneath it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from darlr_jax.config import ConfigError, ExperimentConfig
+from darlr_jax.runs.comparison import (
+    Outcome,
+    comparison_table,
+    runs_of,
+    where_it_helps,
+    with_matrix,
+)
+from darlr_jax.runs.directory import load_config
+from darlr_jax.runs.fields import changed_fields
+from darlr_jax.runs.formats import to_csv, to_latex
+from darlr_jax.runs.jobs import directory_name
+from darlr_jax.runs.plans import TABLES, Plan, Row, make_plan
+from darlr_jax.runs.published import PublishedScores, faults
+from darlr_jax.runs.results import load_metrics, require_whole, to_markdown
+
+
+def plan_texts(
+    plan: Plan,
+    outcomes: Sequence[Outcome],
+    published: PublishedScores,
+    truth: str | None,
+) -> dict[str, str]:
+    """Suffix of a file (".md", ".csv", ".tex") -> the table in that form.
+
+    Args:
+      plan: what the table is about.
+      outcomes: its rows, in order.
+      published: what stands beside them.
+      truth: which matrix pays the evaluation; None where no run says so.
+    """
+    table = comparison_table(plan.dataset, outcomes, published)
+    notes = [
+        "[ ]: 95 % bootstrap interval over seeds; ± (t): half of Student's, which is "
+        "the wider and the safer one of few seeds.",
+        "difference: of all users, paired by seed, to the row named under against.",
+    ]
+    if plan.left_out:
+        notes.append(f"Left out, the same here: {'; '.join(plan.left_out)}.")
+    if truth is not None:
+        notes.append(f"Evaluation pays: {truth}.")
+    if "published" in table:
+        beside = table.loc[table["published"].notna(), "row"]
+        notes += faults(o.row.method for o in outcomes if o.row.name in set(beside))
+    if plan.x_label:  # one axis: density, sparsity, exit windows
+        notes += [f"By {plan.x_label}: {s}" for s in where_it_helps(outcomes, table)]
+    lines = [f"# {plan.title}\n", to_markdown(table), "", *notes]
+    return {
+        ".md": "\n".join(lines) + "\n",
+        ".csv": to_csv(with_matrix(table, truth)),
+        ".tex": to_latex(table, f"{plan.title}. {' '.join(notes)}"),
+    }
+
+
+def whole_plans(
+    folder: str | os.PathLike[str],
+) -> list[tuple[Plan, list[Outcome]]]:
+    """The plans of which a folder holds every row, each with its outcomes.
+
+    Args:
+      folder: of the run directories of one data set, named as `experiments.reproduce`
+        names them.
+
+    A plan is whole where each of its rows is there and all of them changed the same
+    beside what the row says: rows of another version or size are another table's.
+
+    Raises:
+      RunError: there are no runs, or one of a whole plan failed or is malformed.
+    """
+    folder = pathlib.Path(folder)
+    configs = {run.name: load_config(run) for run in runs_of(folder)}
+    (dataset,) = {config.dataset.name for config in configs.values()}
+    found = []
+    for table in TABLES:
+        try:
+            plan = make_plan(table, dataset)
+        except ConfigError:  # about nothing here, as exit windows where nobody leaves
+            continue
+        if _is_whole(plan, configs):
+            found.append((plan, [_outcome(row, folder, configs) for row in plan.rows]))
+    return found
+
+
+def _is_whole(plan: Plan, configs: Mapping[str, ExperimentConfig]) -> bool:
+    common = set()
+    for row in plan.rows:
+        config = configs.get(directory_name(row))
+        if config is None:
+            return False
+        changed = changed_fields(config)
+        common.add(str({n: v for n, v in changed.items() if n not in row.changes}))
+    return len(common) == 1
+
+
+def _outcome(
+    row: Row, folder: pathlib.Path, configs: Mapping[str, ExperimentConfig]
+) -> Outcome:
+    run = folder / directory_name(row)
+    require_whole(run)
+    return Outcome(row, configs[run.name], load_metrics(run), "done")

@@ -1,0 +1,107 @@
+"""plan_tables.py: a table is made where all its rows are there, and says what to know."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pandas as pd
+import pytest
+
+from darlr_jax.runs.comparison import Outcome
+from darlr_jax.runs.directory import RunError
+from darlr_jax.runs.jobs import directory_name
+from darlr_jax.runs.plan_tables import plan_texts, whole_plans
+from darlr_jax.runs.plans import choose_rows, make_plan, row_config
+from darlr_jax.runs.published import PublishedScores
+from darlr_jax.runs.writers import MetricsWriter
+from tests.runs.conftest import metrics_row, open_run
+
+PUBLISHED = PublishedScores(
+    pathlib.Path(__file__).parent.parent.parent / "results" / "published"
+)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes runs of rows of a plan, and is the folder of them."""
+
+    def rows(plan, names, overrides=None, **record):
+        for row in choose_rows(plan, names).rows:
+            config = row_config(row, plan.dataset, overrides)
+            with open_run(tmp_path / directory_name(row), config) as run:
+                run.update(**record)
+                writer = MetricsWriter(run)
+                for epoch in range(1, 5):
+                    writer.write([metrics_row(seed, epoch) for seed in (0, 1)])
+                writer.close()
+
+    rows.folder = tmp_path
+    return rows
+
+
+def tables(folder):
+    return [plan.table for plan, _ in whole_plans(folder)]
+
+
+def test_a_plan_is_whole_with_its_last_row(write):
+    plan = make_plan("curves", "coat")
+    *first, last = (row.name for row in plan.rows)
+    write(plan, first)
+    assert tables(write.folder) == []
+    write(plan, [last])
+    assert tables(write.folder) == ["curves"]
+    ((_, outcomes),) = whole_plans(write.folder)
+    assert [outcome.row for outcome in outcomes] == list(plan.rows)
+    assert all(len(outcome.metrics) == 8 for outcome in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("others", "found"),
+    [
+        ({"training.environments": 50}, []),  # of another size
+        ({"training.epochs": 7}, ["curves"]),  # the table has a column for it
+    ],
+)
+def test_rows_of_another_size_are_another_table(write, others, found):
+    plan = make_plan("curves", "coat")
+    *first, last = (row.name for row in plan.rows)
+    write(plan, first)
+    write(plan, [last], others)
+    assert tables(write.folder) == found
+
+
+def test_a_failed_row_stops_the_table(write):
+    plan = make_plan("curves", "coat")
+    *first, last = (row.name for row in plan.rows)
+    write(plan, first)
+    failed = {"seed": 1, "term": "loss", "value": "nan", "epoch": 3}
+    write(plan, [last], failed_seeds=[failed])
+    with pytest.raises(RunError, match="1 of 2 seeds failed"):
+        whole_plans(write.folder)
+
+
+def outcomes(plan):
+    table = pd.DataFrame([metrics_row(s, e) for s in (0, 1) for e in range(1, 5)])
+    return [
+        Outcome(row, row_config(row, plan.dataset), table, "done") for row in plan.rows
+    ]
+
+
+def test_faults_are_said_of_published_rows_alone():
+    plan = choose_rows(make_plan("main", "coat"), ["mbpo", "sqn", "crr"])
+    notes = plan_texts(plan, outcomes(plan), PUBLISHED, None)[".md"].splitlines()
+    said = [line for line in notes if "faulty" in line]
+    assert [line.split()[4] for line in said] == ["sqn", "crr"]
+
+    plan = choose_rows(make_plan("main", "synthetic"), ["mbpo", "sqn", "crr"])
+    text = plan_texts(plan, outcomes(plan), PUBLISHED, None)[".md"]
+    assert "faulty" not in text
+
+
+def test_every_form_has_the_notes():
+    plan = choose_rows(make_plan("main", "coat"), ["mbpo", "sqn"])
+    texts = plan_texts(plan, outcomes(plan), PUBLISHED, "an invented matrix")
+    assert "\nEvaluation pays: an invented matrix.\n" in texts[".md"]
+    assert texts[".csv"].count(",an invented matrix\n") == 2
+    assert "Evaluation pays: an invented matrix." in texts[".tex"]
+    assert texts[".md"].startswith("# Main table, coat\n")
