@@ -38,6 +38,8 @@ def plan_texts(
       truth: which matrix pays the evaluation; None where no run says so.
     """
     table = comparison_table(plan.dataset, outcomes, published)
+    twin = any(outcome.config.dataset.twin for outcome in outcomes)
+    title = f"{plan.title} (a generated twin)" if twin else plan.title
     notes = [
         "[ ]: 95 % bootstrap interval over seeds; ± (t): half of Student's, which is "
         "the wider and the safer one of few seeds.",
@@ -52,11 +54,11 @@ def plan_texts(
         notes += faults(o.row.method for o in outcomes if o.row.name in set(beside))
     if plan.x_label:  # one axis: density, sparsity, exit windows
         notes += [f"By {plan.x_label}: {s}" for s in where_it_helps(outcomes, table)]
-    lines = [f"# {plan.title}\n", to_markdown(table), "", *notes]
+    lines = [f"# {title}\n", to_markdown(table), "", *notes]
     return {
         ".md": "\n".join(lines) + "\n",
         ".csv": to_csv(with_matrix(table, truth)),
-        ".tex": to_latex(table, f"{plan.title}. {' '.join(notes)}"),
+        ".tex": to_latex(table, f"{title}. {' '.join(notes)}"),
     }
 
 

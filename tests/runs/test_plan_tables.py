@@ -1,4 +1,4 @@
-"""plan_tables.py: a table is made where all its rows are there, and says what to know."""
+"""plan_tables.py: a table is made where all its rows are, and says what to know."""
 
 from __future__ import annotations
 
@@ -80,10 +80,11 @@ def test_a_failed_row_stops_the_table(write):
         whole_plans(write.folder)
 
 
-def outcomes(plan):
+def outcomes(plan, overrides=None):
     table = pd.DataFrame([metrics_row(s, e) for s in (0, 1) for e in range(1, 5)])
     return [
-        Outcome(row, row_config(row, plan.dataset), table, "done") for row in plan.rows
+        Outcome(row, row_config(row, plan.dataset, overrides), table, "done")
+        for row in plan.rows
     ]
 
 
@@ -105,3 +106,11 @@ def test_every_form_has_the_notes():
     assert texts[".csv"].count(",an invented matrix\n") == 2
     assert "Evaluation pays: an invented matrix." in texts[".tex"]
     assert texts[".md"].startswith("# Main table, coat\n")
+
+
+def test_a_twin_is_called_one():
+    plan = choose_rows(make_plan("main", "kuairec"), ["mbpo", "sqn"])
+    rows = outcomes(plan, {"dataset.twin": True})
+    text = plan_texts(plan, rows, PUBLISHED, None)[".md"]
+    assert text.startswith("# Main table, kuairec (a generated twin)\n")
+    assert "faulty" not in text
