@@ -4,7 +4,8 @@
 
 For each folder of runs: the table that README or docs/results.md holds (a test compares
 them), the same runs with bootstrap intervals and differences paired by seed, the tables
-of `experiments.reproduce` of which every row is there, and a page with pictures.
+of `experiments.reproduce` of which every row is there, what each run took, and a page
+with pictures.
 A run that is missing a file, malformed or failed stops the program; none is left out.
 """
 
@@ -23,6 +24,7 @@ from darlr_jax.runs.comparison import (
     runs_of,
     with_matrix,
 )
+from darlr_jax.runs.costs import costs_table
 from darlr_jax.runs.directory import RunError, load_config
 from darlr_jax.runs.fields import changed_fields
 from darlr_jax.runs.formats import to_csv
@@ -66,6 +68,7 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
     }
     return plans | {
         f"tables/{dataset}.md": dataset_table(root, dataset) + "\n",
+        f"tables/{dataset}_costs.md": to_markdown(costs_table(runs)) + "\n",
         f"tables/{dataset}_paired.md": f"{to_markdown(table)}{_note(truth)}\n",
         f"tables/{dataset}_paired.csv": to_csv(with_matrix(table, truth)),
         f"reports/{dataset}.html": results_report(dataset, runs, published, AGAINST),

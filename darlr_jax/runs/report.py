@@ -24,6 +24,7 @@ from darlr_jax.runs.comparison import (
     matrix_of,
     outcomes_of,
 )
+from darlr_jax.runs.costs import costs_of
 from darlr_jax.runs.directory import RunDirectory, load_config, read_json
 from darlr_jax.runs.error_figures import (
     Picture,
@@ -505,28 +506,20 @@ def _not_recorded(file: pathlib.Path, why: str) -> str:
 
 
 def _costs(metrics: pd.DataFrame, record: Mapping[str, Any]) -> str:
-    sessions = [*record.get("earlier_sessions", []), record]
-    seconds = {
-        name: [session[name] for session in sessions if session.get(name) is not None]
-        for name in ("run_seconds", "compile_seconds")
+    costs = costs_of(record, metrics)
+    facts = {
+        "epochs, all sessions": _seconds(costs.run_seconds),
+        "compilation, all sessions": _seconds(costs.compile_seconds),
     }
-    run, compiled = (
-        _seconds(sum(values)) if values else _ABSENT for values in seconds.values()
-    )
-    facts = {"epochs, all sessions": run, "compilation, all sessions": compiled}
-    if {"seconds", "env_steps"} <= set(metrics.columns):
-        by_epoch = metrics.groupby("epoch")["seconds"].max()
-        made = metrics.groupby("seed")["env_steps"].max().sum()
+    if costs.transitions is not None:
         facts |= {
-            "an epoch, median": _seconds(by_epoch.median()),
-            "transitions": f"{made:,.0f}, {made / by_epoch.sum():,.0f} a second",
+            "an epoch, median": _seconds(costs.epoch_seconds),
+            "transitions": f"{costs.transitions:,.0f}, "
+            f"{costs.transitions_per_second:,.0f} a second",
         }
-    shared = record.get("side_by_side", 1)
-    if shared > 1:
+    if (shared := costs.side_by_side) > 1:
         facts["shared by"] = f"{shared} runs in one program; seconds are of all"
-    memory = record.get("peak_memory_mib") or {}
-    for place in ("host", "device"):
-        peak = memory.get(place)
+    for place, peak in (("host", costs.host_mib), ("device", costs.device_mib)):
         facts[f"peak memory, {place}"] = _ABSENT if peak is None else f"{peak:,.0f} MiB"
     return _pairs(facts)
 

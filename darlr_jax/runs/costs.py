@@ -1,0 +1,103 @@
+"""What a run took: seconds of all its sessions, its pace, its memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from darlr_jax.runs.directory import RunDirectory, read_json
+from darlr_jax.runs.results import load_metrics
+
+
+class Costs(NamedTuple):
+    """Of all seeds together; None where a run does not say."""
+
+    run_seconds: float | None  # epochs of all sessions, with what stopped them
+    compile_seconds: float | None  # of all sessions
+    epoch_seconds: float | None  # median
+    transitions: float | None  # of all seeds and epochs
+    transitions_per_second: float | None  # at that pace
+    host_mib: float | None  # most at a time, of the last session
+    device_mib: float | None
+    side_by_side: int  # runs in one program, whose seconds are of all of them
+
+
+def costs_of(record: Mapping[str, Any], metrics: pd.DataFrame) -> Costs:
+    """Reads them from run.json and the metrics.
+
+    Args:
+      record: run.json.
+      metrics: of the run; columns `seconds` and `env_steps`, where it has them.
+    """
+    sessions = [*record.get("earlier_sessions", []), record]
+    memory = record.get("peak_memory_mib") or {}
+    epoch = transitions = pace = None
+    if {"seconds", "env_steps"} <= set(metrics.columns):
+        # Every seed's row holds the seconds of all seeds together.
+        by_epoch = metrics.groupby("epoch")["seconds"].max()
+        epoch = float(by_epoch.median())
+        transitions = float(metrics.groupby("seed")["env_steps"].max().sum())
+        pace = transitions / len(by_epoch) / epoch
+    return Costs(
+        run_seconds=_total(sessions, "run_seconds"),
+        compile_seconds=_total(sessions, "compile_seconds"),
+        epoch_seconds=epoch,
+        transitions=transitions,
+        transitions_per_second=pace,
+        host_mib=memory.get("host"),
+        device_mib=memory.get("device"),
+        side_by_side=int(record.get("side_by_side", 1)),
+    )
+
+
+def costs_table(run_dirs: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
+    """One row a run.
+
+    Returns:
+      Columns: row; seeds; epochs; seconds of an epoch of all seeds (median); hours of
+      that many epochs at this pace, which leaves out what suspended a run, and hours by
+      the clock; seconds of compilation; thousand transitions a second; most memory of
+      the process and of the device, in MiB; the device. Not-a-number where a run does
+      not say, and for the pace of what makes no transitions.
+
+    Raises:
+      RunError: a run is malformed.
+    """
+    return pd.DataFrame([_row(pathlib.Path(run_dir)) for run_dir in run_dirs])
+
+
+def _row(run_dir: pathlib.Path) -> dict[str, Any]:
+    record, metrics = read_json(RunDirectory(run_dir).run_file), load_metrics(run_dir)
+    costs = costs_of(record, metrics)
+    epochs = int(metrics["epoch"].max())
+    return {
+        "row": run_dir.name,
+        "seeds": metrics["seed"].nunique(),
+        "epochs": epochs,
+        "epoch s": _number(costs.epoch_seconds),
+        "all epochs h": _number(costs.epoch_seconds, epochs / 3600),
+        "by the clock h": _number(costs.run_seconds, 1 / 3600),
+        "compilation s": _number(costs.compile_seconds),
+        "1,000 transitions/s": _number(costs.transitions_per_second or None, 1e-3),
+        "process MiB": _number(costs.host_mib),
+        "device MiB": _number(costs.device_mib),
+        "device": _device(record.get("device") or {}),
+    }
+
+
+def _device(device: Mapping[str, Any]) -> str:
+    return f"{device.get('count', 1)} x {device.get('kind', 'unknown')}"
+
+
+def _total(sessions: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [session[name] for session in sessions if session.get(name) is not None]
+    return float(sum(values)) if values else None
+
+
+def _number(value: float | None, factor: float = 1.0) -> float:
+    return math.nan if value is None else value * factor

@@ -1,0 +1,77 @@
+"""costs.py: seconds of all sessions, the pace of an epoch, and what is not known."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from darlr_jax.runs.costs import Costs, costs_of, costs_table
+from darlr_jax.runs.writers import MetricsWriter
+from tests.runs.conftest import metrics_row, open_run
+
+RECORD = {
+    "run_seconds": 100.0,
+    "compile_seconds": 7.0,
+    "peak_memory_mib": {"host": 512.0, "device": None},
+    "side_by_side": 2,
+    "earlier_sessions": [
+        {"run_seconds": 50.0, "compile_seconds": 3.0},
+        {"run_seconds": None},  # ended before it had an epoch
+    ],
+}
+
+
+def metrics(seconds, steps):
+    """Two seeds, whose rows hold the seconds of both."""
+    return pd.DataFrame(
+        {"seed": seed, "epoch": epoch, "seconds": took, "env_steps": epoch * steps}
+        for seed in (0, 1)
+        for epoch, took in enumerate(seconds, start=1)
+    )
+
+
+def test_worked_by_hand():
+    """An epoch that was suspended moves neither the median nor the pace."""
+    assert costs_of(RECORD, metrics((2.0, 2.0, 500.0), 30)) == Costs(
+        run_seconds=150.0,
+        compile_seconds=10.0,
+        epoch_seconds=2.0,
+        transitions=180.0,
+        transitions_per_second=30.0,
+        host_mib=512.0,
+        device_mib=None,
+        side_by_side=2,
+    )
+
+
+def test_a_run_that_says_nothing():
+    rows = metrics((2.0,), 30).drop(columns="env_steps")
+    assert costs_of({}, rows) == Costs(*[None] * 7, side_by_side=1)
+
+
+@pytest.mark.parametrize(("steps", "pace"), [(1000, 0.5), (0, math.nan)])
+def test_table(tmp_path, steps, pace):
+    with open_run(tmp_path / "mbpo", seeds=[0, 1]) as run:
+        run.update(**RECORD, device={"count": 2, "kind": "abacus"})
+        writer = MetricsWriter(run)
+        for epoch in (1, 2):
+            rows = [metrics_row(seed, epoch) for seed in (0, 1)]
+            extra = {"seconds": 4.0, "env_steps": epoch * steps}
+            writer.write([row | extra for row in rows])
+        writer.close()
+    (row,) = costs_table([tmp_path / "mbpo"]).to_dict("records")
+    assert row.pop("1,000 transitions/s") == pytest.approx(pace, nan_ok=True)
+    assert math.isnan(row.pop("device MiB"))
+    assert row == {
+        "row": "mbpo",
+        "seeds": 2,
+        "epochs": 2,
+        "epoch s": 4.0,
+        "all epochs h": 8 / 3600,
+        "by the clock h": 150 / 3600,
+        "compilation s": 10.0,
+        "process MiB": 512.0,
+        "device": "2 x abacus",
+    }
