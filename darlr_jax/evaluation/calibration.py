@@ -37,7 +37,9 @@ def calibration_report(dataset: Dataset, world_model: WorldModelTables) -> dict:
       `by_user_activity` and `by_item_popularity`, a row a bin of logged rows; and where
       the unit is the same `variance` (`errors.variance_curve`), `coverage` and
       `z_score` (mean, root mean square). `held_out` has also the rows `outside` the
-      environment, which the tables do not hold. Without cells nothing is measured.
+      environment, which the tables do not hold. Without cells nothing is measured. And
+      `variance_shares` (see `errors.variance_shares`) of the `prediction` and of the
+      `true_matrix`.
     """
     counts = logged_rows(dataset)
     held_out, outside = held_out_cells(dataset)
@@ -48,6 +50,10 @@ def calibration_report(dataset: Dataset, world_model: WorldModelTables) -> dict:
         | _measure(_sample(held_out), world_model, counts, same_unit=True),
         "true_matrix": {"available": dataset.true_reward.size}
         | _measure(truth, world_model, counts, same_unit=same_unit),
+        "variance_shares": {
+            "prediction": errors.variance_shares(world_model.prediction),
+            "true_matrix": errors.variance_shares(dataset.true_reward),
+        },
     }
 
 

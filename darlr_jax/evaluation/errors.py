@@ -93,6 +93,25 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse.reshape(-1)]
 
 
+def variance_shares(matrix: np.ndarray) -> Row:
+    """How the variance of a table `[U, I]` splits into levels and the rest.
+
+    Returns:
+      `users` (their means), `items` (theirs) and `interaction` (what is left when both
+      are taken away), shares that add up to 1; not-a-number of a constant table. Where
+      the interaction is next to nothing the table is additive, and ranks items alike
+      for every user.
+    """
+    table = matrix.astype(np.float64)
+    users, items = (table.mean(axis) for axis in (1, 0))
+    total = table.var()
+    if total == 0:
+        return dict.fromkeys(("users", "items", "interaction"), np.nan)
+    rest = table - users[:, None] - items[None, :] + table.mean()
+    parts = {"users": users, "items": items, "interaction": rest}
+    return {name: float(part.var() / total) for name, part in parts.items()}
+
+
 def pair_accuracy(
     predicted: np.ndarray, observed: np.ndarray, users: np.ndarray, seed: int = 0
 ) -> float:

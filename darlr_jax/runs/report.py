@@ -445,6 +445,7 @@ def _world_model(run: RunDirectory) -> str:
         calibration = read_json(run.calibration)
         note = " ".join([_CALIBRATION, *alike(calibration)])
         body += [_measured(calibration), f"<p class='sub'>{_esc(note)}</p>"]
+        body += _additivity(calibration)
         pictures += _drawn(calibration_pictures(calibration), "calibration")
     else:
         body.append(_not_recorded(run.calibration, "the run is older, or had none"))
@@ -473,6 +474,21 @@ def _measured(calibration: Mapping[str, Any]) -> str:
             key: math.nan if value is None else value for key, value in numbers.items()
         })  # fmt: skip
     return _table(pd.DataFrame(rows))
+
+
+def _additivity(calibration: Mapping[str, Any]) -> list[str]:
+    """A sentence a table on how much of it is levels; none of an older run."""
+    sentences = []
+    for name, title in (
+        ("prediction", "the world model's table"),
+        ("true_matrix", "the true matrix (analysis)"),
+    ):
+        shares = calibration.get("variance_shares", {}).get(name, {})
+        known = [(of, shares.get(of)) for of in ("users", "items", "interaction")]
+        if all(share is not None for _, share in known):
+            parts = ", ".join(f"{100 * share:.1f} % {of}" for of, share in known)
+            sentences.append(f"<p class='sub'>Variance of {title}: {parts}.</p>")
+    return sentences
 
 
 def _estimates(run: RunDirectory) -> str:

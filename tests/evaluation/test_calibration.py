@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from darlr_jax.evaluation import calibration
+from darlr_jax.evaluation import calibration, errors
 from tests.simulation.worlds import (
     half_of_the_world,
     invented_world_model,
@@ -64,6 +64,12 @@ def test_bins_are_those_of_logged_rows(part):
         assert row["mae"] == pytest.approx(np.mean(error[inside]), rel=1e-5)
     assert len(report["by_user_activity"]) == 1  # all have logged equally much
     assert report["by_user_activity"][0]["low"] == 30
+
+
+def test_both_tables_are_split_into_levels_and_the_rest():
+    shares = calibration.calibration_report(DATASET, WORLD)["variance_shares"]
+    assert shares["prediction"] == errors.variance_shares(WORLD.prediction)
+    assert shares["true_matrix"] == errors.variance_shares(DATASET.true_reward)
 
 
 def test_rows_outside_the_environment_are_counted():

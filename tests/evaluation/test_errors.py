@@ -159,3 +159,22 @@ def test_intervals_are_those_of_the_normal_distribution():
     ):
         assert share == expected
         assert width == pytest.approx(scipy.stats.norm.ppf((1 + share) / 2), abs=1e-5)
+
+
+def test_variance_shares_by_hand():
+    additive = np.array([[0, 1], [2, 3]])  # variance 1.25: users 1, items 0.25
+    assert errors.variance_shares(additive) == pytest.approx(
+        {"users": 0.8, "items": 0.2, "interaction": 0.0}
+    )
+    crossed = np.array([[0, 1], [1, 0]])
+    assert errors.variance_shares(crossed)["interaction"] == 1.0
+    assert all(map(math.isnan, errors.variance_shares(np.ones((2, 3))).values()))
+
+
+def test_variance_shares_add_up_and_ignore_unit_and_order():
+    table = RNG.normal(size=(7, 5)) + RNG.normal(size=5)
+    shares = errors.variance_shares(table)
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert errors.variance_shares(3 * table[::-1] - 8) == pytest.approx(shares)
+    swapped = errors.variance_shares(table.T)
+    assert swapped["users"] == pytest.approx(shares["items"])

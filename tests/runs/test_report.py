@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from darlr_jax.evaluation.calibration import calibration_report
+from darlr_jax.evaluation.errors import variance_shares
 from darlr_jax.evaluation.estimates import Estimates, estimate_errors
 from darlr_jax.runs.directory import RunDirectory, RunError, write_json
 from darlr_jax.runs.published import PublishedScores
@@ -270,6 +271,8 @@ def test_calibration_and_estimates_are_shown(run):
     assert order == sorted(order)
     assert "calibration.json: not recorded" not in text
     assert "Every user has 30 logged rows." in text
+    truth = variance_shares(DATASET.true_reward)["interaction"]
+    assert f"{100 * truth:.1f} % interaction.</p>" in text
 
 
 def test_in_another_unit_rankings_are_shown(run):
