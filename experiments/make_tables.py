@@ -2,16 +2,20 @@
 
     python -m experiments.make_tables --results=results
 
-For each folder of runs: the table that README or docs/results.md holds (a test compares
-them), the same runs with bootstrap intervals and differences paired by seed, the tables
-of `experiments.reproduce` of which every row is there, what each run took, and a page
-with pictures.
-A run that is missing a file, malformed or failed stops the program; none is left out.
+For each folder of runs: a table of means, the same runs with bootstrap intervals and
+differences paired by seed, the tables of `experiments.reproduce` of which every row is
+there, what each run took, and a page with pictures. A run that is missing a file,
+malformed or failed stops the program; none is left out.
+
+Then the tables between `<!-- tables/NAME -->` and `<!-- end -->` of the pages (README,
+docs/results.md) are replaced by what was made; a test compares them.
 """
 
 from __future__ import annotations
 
 import pathlib
+import re
+from collections.abc import Mapping
 
 import pandas as pd
 from absl import flags
@@ -25,7 +29,7 @@ from darlr_jax.runs.comparison import (
     with_matrix,
 )
 from darlr_jax.runs.costs import costs_table
-from darlr_jax.runs.directory import RunError, load_config
+from darlr_jax.runs.directory import RunError, load_config, writing
 from darlr_jax.runs.fields import changed_fields
 from darlr_jax.runs.formats import to_csv
 from darlr_jax.runs.plan_tables import plan_texts, whole_plans
@@ -36,7 +40,13 @@ from experiments import cli
 
 AGAINST = "mbpo"  # what the other runs are paired with: the plainest learner
 
+PAGES = ("README.md", "docs/results.md")
+
 RESULTS = flags.DEFINE_string("results", "results", "Folder with raw/ and published/.")
+PAGES_TO_FILL = flags.DEFINE_list(
+    "pages", list(PAGES), "Pages whose tables are replaced; none: leave pages alone."
+)
+_BLOCK = re.compile(r"(<!-- (tables/\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def main(argv: list[str]) -> None:
@@ -46,13 +56,37 @@ def main(argv: list[str]) -> None:
     datasets = sorted(path.name for path in (root / "raw").glob("*") if path.is_dir())
     if not datasets:
         raise RunError(f"{root}/raw: no runs; copy run directories to DATASET/METHOD")
+    made: dict[str, str] = {}
     for dataset in datasets:
-        for name, text in files_of(root, dataset).items():
-            target = root / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-            print(target)
+        made |= files_of(root, dataset)
+    for name, text in made.items():
+        _write(root / name, text)
+    for page in map(pathlib.Path, PAGES_TO_FILL.value):
+        _write(page, fill(page.read_text("utf-8"), made, str(page)))
+
+
+def fill(text: str, made: Mapping[str, str], page: str) -> str:
+    """`text` with the tables between its marks replaced by those that were `made`.
+
+    Raises:
+      RunError: it names a table that is not made.
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        start, name, _, end = match.groups()
+        if name not in made:
+            raise RunError(f"{page}: names {name}, which no runs make")
+        return f"{start}{made[name]}{end}"
+
+    return _BLOCK.sub(replaced, text)
+
+
+def _write(target: pathlib.Path, text: str) -> None:
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    print(target)
 
 
 def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:

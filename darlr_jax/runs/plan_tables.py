@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from darlr_jax.config import ConfigError, ExperimentConfig
+from darlr_jax.config import ConfigError, ExperimentConfig, flatten
 from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
@@ -68,8 +68,8 @@ def whole_plans(
     """The plans of which a folder holds every row, each with its outcomes.
 
     Args:
-      folder: of the run directories of one data set, named as `experiments.reproduce`
-        names them.
+      folder: of the run directories of one data set, each called as
+        `experiments.reproduce` calls it, or as its row.
 
     A plan is whole where each of its rows is there and all of them changed the same
     beside what the row says: rows of another version or size are another table's.
@@ -94,17 +94,32 @@ def whole_plans(
 def _is_whole(plan: Plan, configs: Mapping[str, ExperimentConfig]) -> bool:
     common = set()
     for row in plan.rows:
-        config = configs.get(directory_name(row))
-        if config is None:
+        name = _run_name(row, configs)
+        if name is None:
             return False
-        changed = changed_fields(config)
+        changed = changed_fields(configs[name])
         common.add(str({n: v for n, v in changed.items() if n not in row.changes}))
     return len(common) == 1
+
+
+def _run_name(row: Row, configs: Mapping[str, ExperimentConfig]) -> str | None:
+    """The run of a row: of several plans (method and changes), or called as it is."""
+    for name in (directory_name(row), row.name):
+        if name in configs and _is_of(row, configs[name]):
+            return name
+    return None
+
+
+def _is_of(row: Row, config: ExperimentConfig) -> bool:
+    fields = flatten(config)
+    return config.method == row.method and all(
+        fields[name] == value for name, value in row.changes.items()
+    )
 
 
 def _outcome(
     row: Row, folder: pathlib.Path, configs: Mapping[str, ExperimentConfig]
 ) -> Outcome:
-    run = folder / directory_name(row)
+    run = folder / str(_run_name(row, configs))
     require_whole(run)
     return Outcome(row, configs[run.name], load_metrics(run), "done")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 
 import pandas as pd
 import pytest
@@ -53,6 +54,24 @@ def test_a_plan_is_whole_with_its_last_row(write):
     ((_, outcomes),) = whole_plans(write.folder)
     assert [outcome.row for outcome in outcomes] == list(plan.rows)
     assert all(len(outcome.metrics) == 8 for outcome in outcomes)
+
+
+def test_a_run_may_be_called_as_its_row(write):
+    plan = make_plan("curves", "coat")
+    write(plan, [row.name for row in plan.rows])
+    row = plan.row("nearest_frozen")
+    (write.folder / directory_name(row)).rename(write.folder / row.name)
+    assert tables(write.folder) == ["curves"]
+
+
+def test_a_run_of_that_name_may_be_another(write):
+    """The ablation calls a row as the main table calls a method."""
+    plan = make_plan("curves", "coat")
+    write(plan, [row.name for row in plan.rows])
+    row, dorl = plan.row("nearest_frozen"), plan.row("dorl")
+    shutil.rmtree(write.folder / directory_name(row))
+    shutil.copytree(write.folder / directory_name(dorl), write.folder / row.name)
+    assert tables(write.folder) == []
 
 
 @pytest.mark.parametrize(
