@@ -259,9 +259,10 @@ def results_report(
     curves = draw_plan(plan._replace(figure="curves"), outcomes, published, "curves")
     table = comparison_table(dataset, outcomes, published)
     truth = matrix_of(run_dirs)
+    beside = ", beside the published ones" if "published" in table else ""
     body = [
         f"<h1>{_esc(title)}</h1>",
-        f"<p class='sub'>{len(outcomes)} runs, beside the published ones.</p>",
+        f"<p class='sub'>{len(outcomes)} runs{beside}.</p>",
         _figure(scores, "scores", "Mean over all epochs of NX_0 R_tra, as published."),
         _figure(curves, "curves", _COMPARED),
         "<h2>Table</h2>",
