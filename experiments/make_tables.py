@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from absl import flags
@@ -30,7 +30,7 @@ from darlr_jax.runs.comparison import (
 )
 from darlr_jax.runs.costs import costs_table
 from darlr_jax.runs.directory import RunError, load_config, writing
-from darlr_jax.runs.fields import changed_fields
+from darlr_jax.runs.fields import in_words, shared_changes
 from darlr_jax.runs.formats import to_csv
 from darlr_jax.runs.plan_tables import plan_texts, whole_plans
 from darlr_jax.runs.published import PublishedScores, faults
@@ -103,7 +103,7 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
     return plans | {
         f"tables/{dataset}.md": dataset_table(root, dataset) + "\n",
         f"tables/{dataset}_costs.md": to_markdown(costs_table(runs)) + "\n",
-        f"tables/{dataset}_paired.md": f"{to_markdown(table)}{_note(truth)}\n",
+        f"tables/{dataset}_paired.md": f"{to_markdown(table)}{_notes(runs)}\n",
         f"tables/{dataset}_paired.csv": to_csv(with_matrix(table, truth)),
         f"reports/{dataset}.html": results_report(dataset, runs, published, AGAINST),
     }
@@ -114,22 +114,23 @@ def dataset_table(root: pathlib.Path, dataset: str) -> str:
     runs = runs_of(root / "raw" / dataset)
     published = pd.read_csv(root / "published" / "scores.csv")
     table = summary_table(runs, published).drop(columns=["data set", "max"])
-    changes = [_in_words(changed_fields(load_config(run))) for run in runs]
+    changes = [outcome.row.note for outcome in outcomes_of(runs, None)]
     if any(changes):
         table.insert(1, "changed", changes)
     beside = table.loc[table["published"].notna(), "method"]
     if beside.empty:
         table = table.drop(columns=["published", "difference"])
     notes = "".join(f"\n\n{sentence}" for sentence in faults(beside))
-    return to_markdown(table) + _note(matrix_of(runs)) + notes
+    return to_markdown(table) + _notes(runs) + notes
 
 
-def _note(truth: str | None) -> str:
-    return "" if truth is None else f"\n\nEvaluation pays: {truth}."
-
-
-def _in_words(changes: dict[str, object]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in changes.items())
+def _notes(runs: Sequence[pathlib.Path]) -> str:
+    """What all rows changed of their presets, and which matrix pays them."""
+    shared = in_words(shared_changes(load_config(run) for run in runs))
+    truth = matrix_of(runs)
+    return (f"\n\nAll rows: {shared}." if shared else "") + (
+        f"\n\nEvaluation pays: {truth}." if truth is not None else ""
+    )
 
 
 if __name__ == "__main__":

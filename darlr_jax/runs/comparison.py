@@ -17,7 +17,7 @@ import pandas as pd
 from darlr_jax.config import ExperimentConfig
 from darlr_jax.methods import METHODS
 from darlr_jax.runs.directory import RunDirectory, RunError, load_config, read_json
-from darlr_jax.runs.fields import changed_fields
+from darlr_jax.runs.fields import changed_fields, in_words, shared_changes
 from darlr_jax.runs.plans import Row
 from darlr_jax.runs.published import Published, PublishedScores
 from darlr_jax.runs.results import (
@@ -72,20 +72,23 @@ def outcomes_of(
 ) -> list[Outcome]:
     """Run directories as rows, called by their names and compared with one of them.
 
-    What they changed of their presets is said in words and hides no published score.
+    What they changed of their presets, beside what all of them changed
+    (`shared_changes`), is said in words and hides no published score.
 
     Raises:
       RunError: a run failed or is malformed.
     """
+    runs = [pathlib.Path(run_dir) for run_dir in run_dirs]
+    for run in runs:
+        require_whole(run)
+    configs = [load_config(run) for run in runs]
+    shared = shared_changes(configs)
     outcomes = []
-    for run_dir in map(pathlib.Path, run_dirs):
-        require_whole(run_dir)
-        config = load_config(run_dir)
-        changed = changed_fields(config).items()
-        note = ", ".join(f"{name}={value}" for name, value in changed)
-        other = against if against != run_dir.name else None
-        row = Row(run_dir.name, config.method, note=note, against=other)
-        outcomes.append(Outcome(row, config, load_metrics(run_dir), ""))
+    for run, config in zip(runs, configs, strict=True):
+        own = {n: v for n, v in changed_fields(config).items() if n not in shared}
+        other = against if against != run.name else None
+        row = Row(run.name, config.method, note=in_words(own), against=other)
+        outcomes.append(Outcome(row, config, load_metrics(run), ""))
     return outcomes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from darlr_jax.config import ExperimentConfig, flatten
@@ -17,6 +18,24 @@ def changed_fields(config: ExperimentConfig) -> dict[str, Any]:
     The number of epochs is left out: tables have a column for it.
     """
     return differing_fields(config, preset(config.dataset.name, config.method))
+
+
+def shared_changes(configs: Iterable[ExperimentConfig]) -> dict[str, Any]:
+    """Field -> value of what all of several runs changed alike of their presets."""
+    changes = [changed_fields(config) for config in configs]
+    if len(changes) < 2:
+        return {}
+    first, *others = changes
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in other and other[name] == value for other in others)
+    }
+
+
+def in_words(changes: Mapping[str, Any]) -> str:
+    """Changes as a line of "field=value"."""
+    return ", ".join(f"{name}={value}" for name, value in changes.items())
 
 
 def differing_fields(config: ExperimentConfig, other: ExperimentConfig) -> dict:

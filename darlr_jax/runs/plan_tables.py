@@ -15,7 +15,7 @@ from darlr_jax.runs.comparison import (
     with_matrix,
 )
 from darlr_jax.runs.directory import load_config
-from darlr_jax.runs.fields import changed_fields
+from darlr_jax.runs.fields import changed_fields, in_words, shared_changes
 from darlr_jax.runs.formats import to_csv, to_latex
 from darlr_jax.runs.jobs import directory_name
 from darlr_jax.runs.plans import TABLES, Plan, Row, make_plan
@@ -47,6 +47,8 @@ def plan_texts(
     ]
     if plan.left_out:
         notes.append(f"Left out, the same here: {'; '.join(plan.left_out)}.")
+    if shared := shared_changes(outcome.config for outcome in outcomes):
+        notes.append(f"All rows: {in_words(shared)}.")
     if truth is not None:
         notes.append(f"Evaluation pays: {truth}.")
     if "published" in table:

@@ -33,7 +33,7 @@ from darlr_jax.runs.error_figures import (
     estimate_pictures,
     estimate_table,
 )
-from darlr_jax.runs.fields import changed_fields
+from darlr_jax.runs.fields import changed_fields, in_words, shared_changes
 from darlr_jax.runs.figures import (
     COLOURS,
     draw_band,
@@ -259,6 +259,7 @@ def results_report(
     curves = draw_plan(plan._replace(figure="curves"), outcomes, published, "curves")
     table = comparison_table(dataset, outcomes, published)
     truth = matrix_of(run_dirs)
+    shared = in_words(shared_changes(outcome.config for outcome in outcomes))
     beside = ", beside the published ones" if "published" in table else ""
     body = [
         f"<h1>{_esc(title)}</h1>",
@@ -268,6 +269,7 @@ def results_report(
         "<h2>Table</h2>",
         _table(table),
         f"<p class='sub'>{_esc(_LEGEND)}</p>",
+        *([f"<p class='sub'>All runs: {_esc(shared)}.</p>"] if shared else []),
         *([f"<p class='sub'>Evaluation pays: {_esc(truth)}.</p>"] if truth else []),
         "<h2>Runs</h2>",
         *(

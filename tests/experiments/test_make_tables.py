@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from darlr_jax.config import ExperimentConfig, replace
+from darlr_jax.config import replace
+from darlr_jax.presets import preset
 from darlr_jax.runs.directory import RunError
 from darlr_jax.runs.writers import MetricsWriter
 from experiments import make_tables
@@ -21,8 +22,8 @@ def results(tmp_path):
     """A folder of results, and how runs get into it: method and matrix."""
     shutil.copytree(ROOT / "results" / "published", tmp_path / "published")
 
-    def write(method, matrix):
-        config = replace(ExperimentConfig(), {"method": method, "dataset.name": "coat"})
+    def write(method, matrix, changes=None):
+        config = replace(preset("coat", method), changes or {})
         with open_run(tmp_path / "raw" / "coat" / method, config) as run:
             run.update(ground_truth=matrix)
             writer = MetricsWriter(run)
@@ -66,3 +67,17 @@ def test_runs_that_do_not_know_say_nothing(results):
     files = make_tables.files_of(results.root, "coat")
 
     assert "pays" not in files["tables/coat.md"] + files["tables/coat_paired.csv"]
+
+
+def test_what_all_rows_changed_stands_beneath_the_table_once(results):
+    seed, window = {"world_model.seed": 7}, {"tracker.window": 5}
+    results("mbpo", None, seed)
+    results("dorl", None, seed | window)
+
+    files = make_tables.files_of(results.root, "coat")
+
+    for name in ("tables/coat.md", "tables/coat_paired.md"):
+        assert files[name].count("world_model.seed=7") == 1
+        assert files[name].endswith("\n\nAll rows: world_model.seed=7.\n")
+        assert files[name].count("tracker.window=5") == 1
+    assert "All runs: world_model.seed=7.</p>" in files["reports/coat.html"]

@@ -132,4 +132,5 @@ def test_a_twin_is_called_one():
     rows = outcomes(plan, {"dataset.twin": True})
     text = plan_texts(plan, rows, PUBLISHED, None)[".md"]
     assert text.startswith("# Main table, kuairec (a generated twin)\n")
+    assert "\nAll rows: dataset.twin=True.\n" in text
     assert "faulty" not in text
