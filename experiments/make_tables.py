@@ -30,7 +30,7 @@ from darlr_jax.runs.comparison import (
 )
 from darlr_jax.runs.costs import costs_table
 from darlr_jax.runs.directory import RunError, load_config, writing
-from darlr_jax.runs.fields import in_words, shared_changes
+from darlr_jax.runs.fields import in_words, own_changes, shared_changes
 from darlr_jax.runs.formats import to_csv
 from darlr_jax.runs.plan_tables import plan_texts, whole_plans
 from darlr_jax.runs.published import PublishedScores, faults
@@ -114,7 +114,7 @@ def dataset_table(root: pathlib.Path, dataset: str) -> str:
     runs = runs_of(root / "raw" / dataset)
     published = pd.read_csv(root / "published" / "scores.csv")
     table = summary_table(runs, published).drop(columns=["data set", "max"])
-    changes = [outcome.row.note for outcome in outcomes_of(runs, None)]
+    changes = own_changes(load_config(run) for run in runs)
     if any(changes):
         table.insert(1, "changed", changes)
     beside = table.loc[table["published"].notna(), "method"]

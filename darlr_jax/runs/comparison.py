@@ -17,7 +17,7 @@ import pandas as pd
 from darlr_jax.config import ExperimentConfig
 from darlr_jax.methods import METHODS
 from darlr_jax.runs.directory import RunDirectory, RunError, load_config, read_json
-from darlr_jax.runs.fields import changed_fields, in_words, shared_changes
+from darlr_jax.runs.fields import own_changes
 from darlr_jax.runs.plans import Row
 from darlr_jax.runs.published import Published, PublishedScores
 from darlr_jax.runs.results import (
@@ -82,12 +82,10 @@ def outcomes_of(
     for run in runs:
         require_whole(run)
     configs = [load_config(run) for run in runs]
-    shared = shared_changes(configs)
     outcomes = []
-    for run, config in zip(runs, configs, strict=True):
-        own = {n: v for n, v in changed_fields(config).items() if n not in shared}
+    for run, config, note in zip(runs, configs, own_changes(configs), strict=True):
         other = against if against != run.name else None
-        row = Row(run.name, config.method, note=in_words(own), against=other)
+        row = Row(run.name, config.method, note=note, against=other)
         outcomes.append(Outcome(row, config, load_metrics(run), ""))
     return outcomes
 

@@ -42,7 +42,7 @@ def costs_of(record: Mapping[str, Any], metrics: pd.DataFrame) -> Costs:
         by_epoch = metrics.groupby("epoch")["seconds"].max()
         epoch = float(by_epoch.median())
         transitions = float(metrics.groupby("seed")["env_steps"].max().sum())
-        pace = transitions / len(by_epoch) / epoch
+        pace = transitions / len(by_epoch) / epoch if epoch else None
     return Costs(
         run_seconds=_total(sessions, "run_seconds"),
         compile_seconds=_total(sessions, "compile_seconds"),

@@ -33,6 +33,16 @@ def shared_changes(configs: Iterable[ExperimentConfig]) -> dict[str, Any]:
     }
 
 
+def own_changes(configs: Iterable[ExperimentConfig]) -> list[str]:
+    """What each of several runs changed beside what all of them did, in words."""
+    configs = list(configs)
+    shared = shared_changes(configs)
+    return [
+        in_words({n: v for n, v in changed_fields(c).items() if n not in shared})
+        for c in configs
+    ]
+
+
 def in_words(changes: Mapping[str, Any]) -> str:
     """Changes as a line of "field=value"."""
     return ", ".join(f"{name}={value}" for name, value in changes.items())

@@ -14,7 +14,7 @@ from darlr_jax.runs.comparison import (
     where_it_helps,
     with_matrix,
 )
-from darlr_jax.runs.directory import load_config
+from darlr_jax.runs.directory import RunError, load_config
 from darlr_jax.runs.fields import changed_fields, in_words, shared_changes
 from darlr_jax.runs.formats import to_csv, to_latex
 from darlr_jax.runs.jobs import directory_name
@@ -52,8 +52,8 @@ def plan_texts(
     if truth is not None:
         notes.append(f"Evaluation pays: {truth}.")
     if "published" in table:
-        beside = table.loc[table["published"].notna(), "row"]
-        notes += faults(o.row.method for o in outcomes if o.row.name in set(beside))
+        beside = set(table.loc[table["published"].notna(), "row"])
+        notes += faults(o.row.method for o in outcomes if o.row.name in beside)
     if plan.x_label:  # one axis: density, sparsity, exit windows
         notes += [f"By {plan.x_label}: {s}" for s in where_it_helps(outcomes, table)]
     lines = [f"# {title}\n", to_markdown(table), "", *notes]
@@ -77,11 +77,14 @@ def whole_plans(
     beside what the row says: rows of another version or size are another table's.
 
     Raises:
-      RunError: there are no runs, or one of a whole plan failed or is malformed.
+      RunError: there are no runs, they are of several data sets, or one of a whole plan
+        failed or is malformed.
     """
     folder = pathlib.Path(folder)
     configs = {run.name: load_config(run) for run in runs_of(folder)}
-    (dataset,) = {config.dataset.name for config in configs.values()}
+    dataset, *others = sorted({config.dataset.name for config in configs.values()})
+    if others:
+        raise RunError(f"{folder}: holds runs of {dataset} and {', '.join(others)}")
     found = []
     for table in TABLES:
         try:

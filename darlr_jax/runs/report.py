@@ -526,6 +526,8 @@ def _not_recorded(file: pathlib.Path, why: str) -> str:
 
 def _costs(metrics: pd.DataFrame, record: Mapping[str, Any]) -> str:
     costs = costs_of(record, metrics)
+    per_second = costs.transitions_per_second
+    pace = "" if per_second is None else f", {per_second:,.0f} a second"
     facts = {
         "epochs, all sessions": _seconds(costs.run_seconds),
         "compilation, all sessions": _seconds(costs.compile_seconds),
@@ -533,8 +535,7 @@ def _costs(metrics: pd.DataFrame, record: Mapping[str, Any]) -> str:
     if costs.transitions is not None:
         facts |= {
             "an epoch, median": _seconds(costs.epoch_seconds),
-            "transitions": f"{costs.transitions:,.0f}, "
-            f"{costs.transitions_per_second:,.0f} a second",
+            "transitions": f"{costs.transitions:,.0f}{pace}",
         }
     if (shared := costs.side_by_side) > 1:
         facts["shared by"] = f"{shared} runs in one program; seconds are of all"

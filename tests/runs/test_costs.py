@@ -51,6 +51,10 @@ def test_a_run_that_says_nothing():
     assert costs_of({}, rows) == Costs(*[None] * 7, side_by_side=1)
 
 
+def test_an_epoch_without_time_has_no_pace():
+    assert costs_of(RECORD, metrics((0.0,), 30)).transitions_per_second is None
+
+
 @pytest.mark.parametrize(("steps", "pace"), [(1000, 0.5), (0, math.nan)])
 def test_table(tmp_path, steps, pace):
     with open_run(tmp_path / "mbpo", seeds=[0, 1]) as run:

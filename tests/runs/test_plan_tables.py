@@ -99,6 +99,13 @@ def test_a_failed_row_stops_the_table(write):
         whole_plans(write.folder)
 
 
+def test_runs_of_two_data_sets_are_refused(write):
+    for dataset in ("coat", "synthetic"):
+        write(make_plan("curves", dataset), ["roler" if dataset == "coat" else "dorl"])
+    with pytest.raises(RunError, match="holds runs of coat and synthetic"):
+        whole_plans(write.folder)
+
+
 def outcomes(plan, overrides=None):
     table = pd.DataFrame([metrics_row(s, e) for s in (0, 1) for e in range(1, 5)])
     return [
