@@ -97,6 +97,7 @@ def new_figure(width: float, height: float, name: str) -> Any | None:
 
 def save_png(figure: Any, path: pathlib.Path) -> None:
     """Writes `figure` in place of `path`."""
+    _mark_single_points(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
@@ -108,6 +109,7 @@ def to_svg(figure: Any, name: str) -> str:
     """
     import matplotlib
 
+    _mark_single_points(figure)
     with (
         matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}),
         io.StringIO() as stream,
@@ -120,6 +122,14 @@ def to_svg(figure: Any, name: str) -> str:
         _COORDINATES, lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), text
     )
     return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
+
+
+def _mark_single_points(figure: Any) -> None:
+    """A line of one point, as after one epoch, cannot be seen without a marker."""
+    for axis in figure.axes:
+        for line in axis.lines:
+            if len(line.get_xdata()) == 1 and line.get_marker() == "None":
+                line.set_marker("o")
 
 
 def _training_columns(metrics: pd.DataFrame) -> list[str]:

@@ -97,3 +97,10 @@ def test_without_matplotlib_one_line_says_what_to_do(write_run, monkeypatch, cap
 def test_missing_metrics_are_an_error(tmp_path):
     with pytest.raises(RunError, match=r"metrics\.csv"):
         plots.plot_curves(tmp_path)
+
+
+@pytest.mark.parametrize(("epochs", "marker"), [(1, "o"), (2, "None")])
+def test_a_single_epoch_can_be_seen(write_run, figures, epochs, marker):
+    plots.plot_curves(write_run(epochs=epochs))
+    lines = [line for axis in figures[0].axes for line in axis.lines]
+    assert {line.get_marker() for line in lines} == {marker}
