@@ -8,13 +8,14 @@ import pathlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from darlr_jax.config import ExperimentConfig, WorldModelConfig
 from darlr_jax.data.dataset import Dataset
 from darlr_jax.data.loading import data_hash
 from darlr_jax.evaluation.calibration import calibration_report
 from darlr_jax.evaluation.rollout import check_modes
-from darlr_jax.experiment import build_experiment, needs_world_model
+from darlr_jax.experiment import Experiment, build_experiment, needs_world_model
 from darlr_jax.runs.directory import RunDirectory, write_json, writing
 from darlr_jax.runs.failures import summary
 from darlr_jax.runs.memory import device_peak_mib, host_peak_mib
@@ -64,7 +65,6 @@ def train(
     config = next(iter(runs.values()))
     check_sizes(dataset, config)  # before anything is written
     check_modes(dataset.num_items, config.environment)
-    store = WorldModelStore(cache_dir / "world_models")
     with contextlib.ExitStack() as stack:
         directories = [
             stack.enter_context(
@@ -84,16 +84,14 @@ def train(
             f"{dataset.name}: {dataset.num_users} users x {dataset.num_items} items, "
             f"{len(dataset.log):,} logged; evaluation pays: {dataset.ground_truth}"
         )
-        tables = None
-        if needs_world_model(config):
-            tables, report = world_model(dataset, config.world_model, store, stop)
+        experiment, tables, report = prepare(dataset, config, cache_dir, stop)
+        if tables is not None:
             calibration = diagnosis.plain(calibration_report(dataset, tables))
         for run in directories:
             run.update(ground_truth=dataset.ground_truth)
             if tables is not None:
                 write_json(run.world_model, {"epochs": diagnosis.plain(report)})
                 write_json(run.calibration, calibration)
-        experiment = build_experiment(dataset, tables, config)
         trained = train_runs(directories, experiment, seeds, checkpoint_every, stop)
         for run, part in zip(directories, trained, strict=True):
             diagnosis.write_estimates(run, experiment, dataset, tables, part)
@@ -119,6 +117,34 @@ def _report(
         print(f"{to_markdown(run_table(load_metrics(run.path)))}\n")
     names = sorted(path.name for path in run.path.iterdir() if path.name[0] != ".")
     print(f"files: {run.path}/ ({', '.join(names)})")
+
+
+class Prepared(NamedTuple):
+    """What the seeds of a run have in common."""
+
+    experiment: Experiment
+    world_model: WorldModelTables | None
+    report: Report | None  # of the world model's fit
+
+
+def prepare(
+    dataset: Dataset,
+    config: ExperimentConfig,
+    cache_dir: pathlib.Path,
+    stop: StopRequest | None = None,
+) -> Prepared:
+    """The program and its arrays, and the world model that they are made of, if any.
+
+    Raises:
+      Interrupted: as `world_model`.
+    """
+    tables = report = None
+    if needs_world_model(config):
+        store = WorldModelStore(cache_dir / "world_models")
+        tables, report = world_model(
+            dataset, config.world_model, store, stop or StopRequest()
+        )
+    return Prepared(build_experiment(dataset, tables, config), tables, report)
 
 
 def world_model(

@@ -22,7 +22,7 @@ class Costs(NamedTuple):
     epoch_seconds: float | None  # median
     transitions: float | None  # of all seeds and epochs
     transitions_per_second: float | None  # at that pace
-    host_mib: float | None  # most at a time, of the last session
+    host_mib: float | None  # most at a time, of any session
     device_mib: float | None
     side_by_side: int  # runs in one program, whose seconds are of all of them
 
@@ -35,7 +35,6 @@ def costs_of(record: Mapping[str, Any], metrics: pd.DataFrame) -> Costs:
       metrics: of the run; columns `seconds` and `env_steps`, where it has them.
     """
     sessions = [*record.get("earlier_sessions", []), record]
-    memory = record.get("peak_memory_mib") or {}
     epoch = transitions = pace = None
     if {"seconds", "env_steps"} <= set(metrics.columns):
         # Every seed's row holds the seconds of all seeds together.
@@ -49,8 +48,8 @@ def costs_of(record: Mapping[str, Any], metrics: pd.DataFrame) -> Costs:
         epoch_seconds=epoch,
         transitions=transitions,
         transitions_per_second=pace,
-        host_mib=memory.get("host"),
-        device_mib=memory.get("device"),
+        host_mib=_peak(sessions, "host"),
+        device_mib=_peak(sessions, "device"),
         side_by_side=int(record.get("side_by_side", 1)),
     )
 
@@ -97,6 +96,12 @@ def _device(device: Mapping[str, Any]) -> str:
 def _total(sessions: Sequence[Mapping[str, Any]], name: str) -> float | None:
     values = [session[name] for session in sessions if session.get(name) is not None]
     return float(sum(values)) if values else None
+
+
+def _peak(sessions: Sequence[Mapping[str, Any]], where: str) -> float | None:
+    """A session of which seeds alone were merged has needed next to nothing."""
+    peaks = [(session.get("peak_memory_mib") or {}).get(where) for session in sessions]
+    return max((peak for peak in peaks if peak is not None), default=None)
 
 
 def _number(value: float | None, factor: float = 1.0) -> float:

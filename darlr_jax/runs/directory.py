@@ -41,7 +41,7 @@ _VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # A resumed run may be asked for more epochs than it was started with, nothing else.
 _MAY_CHANGE = ("training.epochs",)
 # What run.json says of the epochs of all sessions: the next session goes on with it.
-_OF_THE_RUN: Mapping[str, Any] = {"failed_seeds": [], "warnings": []}
+OF_THE_RUN: Mapping[str, Any] = {"failed_seeds": [], "warnings": []}
 
 
 class RunError(RuntimeError):
@@ -176,7 +176,7 @@ class RunDirectory:
             run._record = describe_session(seeds, command, data_hashes)
             if earlier is not None:
                 run._require_same_experiment(earlier)
-                for name, default in _OF_THE_RUN.items():
+                for name, default in OF_THE_RUN.items():
                     run._record[name] = earlier.pop(name, default)
                 history = earlier.pop("earlier_sessions", [])
                 run._record["earlier_sessions"] = [*history, earlier]
@@ -401,7 +401,7 @@ def describe_session(
         },
         "host": {"system": platform.system(), "cpus": os.cpu_count()},
         "earlier_sessions": [],
-        **_OF_THE_RUN,
+        **OF_THE_RUN,
     }
 
 

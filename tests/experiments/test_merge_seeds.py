@@ -1,0 +1,150 @@
+"""merge_seeds.py: the run of all seeds is the one that trained them together."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from darlr_jax import config as config_lib
+from darlr_jax.data.loading import load_dataset
+from darlr_jax.experiment import init_seeds
+from darlr_jax.presets import preset
+from darlr_jax.runs.checkpoint import Checkpointer
+from darlr_jax.runs.directory import RunDirectory, RunError, read_json
+from darlr_jax.runs.pieces import read_pieces
+from experiments import merge_seeds, session
+from tests.experiments.sizes import SYNTHETIC, TRAINING
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+SEEDS = [0, 1, 3]
+PIECES = ([3, 0], [1])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "plot_curves", lambda _: None)
+        yield
+
+
+def configured(epochs=2):
+    settings = (*SYNTHETIC, *TRAINING, "training.steps_per_epoch=80")
+    overrides = config_lib.parse_overrides(settings) | {"training.epochs": epochs}
+    return config_lib.replace(preset("synthetic", "mopo"), overrides)
+
+
+def train(path, cache, seeds, config=None):
+    config = config or configured()
+    session.train(
+        {str(path): config},
+        load_dataset(config.dataset),
+        seeds,
+        cache_dir=cache,
+        resume="auto",
+        overwrite=False,
+        checkpoint_every=1,
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds `together`, the pieces and, of these, `merged`."""
+    folder = tmp_path_factory.mktemp("runs")
+    cache = folder / "cache"
+    train(folder / "together", cache, SEEDS)
+    for number, seeds in enumerate(PIECES):
+        train(folder / f"piece_{number}", cache, seeds)
+    merge(folder, "merged")
+    return folder
+
+
+def merge(folder, name, dataset=None):
+    paths = [folder / f"piece_{number}" for number in range(len(PIECES))]
+    dataset = dataset or load_dataset(configured().dataset)
+    merge_seeds.merge(read_pieces(paths), dataset, folder / name, folder / "cache")
+
+
+def states_of(path):
+    """The last states of a run of SEEDS."""
+    config = configured()
+    dataset = load_dataset(config.dataset)
+    experiment = session.prepare(dataset, config, path.parent / "cache").experiment
+    with Checkpointer(RunDirectory(path).checkpoints) as checkpoints:
+        assert checkpoints.best_epoch() is not None
+        return checkpoints.restore(init_seeds(experiment, SEEDS))
+
+
+def assert_alike(path, other):
+    """To rounding: programs of another number of seeds add up in another order."""
+    metrics = [
+        pd.read_csv(one / "metrics.csv").drop(columns="seconds")
+        for one in (path, other)
+    ]
+    pd.testing.assert_frame_equal(*metrics, rtol=1e-3, atol=1e-4)
+
+
+def test_metrics_and_states_are_those_of_the_run_together(folder):
+    assert_alike(folder / "merged", folder / "together")
+    states = [states_of(folder / name) for name in ("merged", "together")]
+    for merged, together in zip(*map(jax.tree.leaves, states), strict=True):
+        if jax.dtypes.issubdtype(merged.dtype, jax.dtypes.prng_key):
+            merged, together = map(jax.random.key_data, (merged, together))
+        np.testing.assert_allclose(merged, together, rtol=2e-3, atol=2e-4)
+
+
+def test_it_is_a_run_like_any_other(folder):
+    run = RunDirectory(folder / "merged")
+    record = read_json(run.run_file)
+    assert run.status() == "finished" and record["seeds"] == SEEDS
+    sessions = [s["seeds"] for s in record["earlier_sessions"]]
+    assert sessions == [*map(list, PIECES), SEEDS]  # and the merging itself
+    estimates = read_json(run.estimates)
+    assert estimates["seeds"] == SEEDS and len(estimates["by_seed"]) == len(SEEDS)
+    assert run.calibration.exists() and run.world_model.exists()
+
+
+def test_it_goes_on_as_the_run_together(folder):
+    paths = [folder / name for name in ("merged", "together")]
+    for path in paths:
+        train(path, folder / "cache", SEEDS, configured(3))
+    assert_alike(*paths)
+    assert int(pd.read_csv(paths[0] / "metrics.csv")["epoch"].max()) == 3
+
+
+def test_other_data_write_nothing(folder):
+    other = config_lib.replace(configured(), {"dataset.synthetic.seed": 9})
+    with pytest.raises(RunError, match="piece_0: was made of other data"):
+        merge(folder, "nothing", load_dataset(other.dataset))
+    assert not [path for path in folder.iterdir() if "nothing" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--runs=a,b"], "error: --workdir: where the run of all seeds is to be"),
+        (["--workdir=w", "--runs=a"], "error: 1 run given: there is nothing to merge"),
+        (["--workdir=w", "--runs=a,b"], "error: a: no run directory (it has no conf"),
+        (["--workdir=w", "--epochs=3"], "error: --epochs: the runs say it themselves"),
+        (["--workdir=.", "--runs=a,b"], "error: .: exists already; choose another"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, arguments, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.merge_seeds", *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
