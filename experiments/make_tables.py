@@ -4,8 +4,8 @@
 
 For each folder of runs: a table of means, the same runs with bootstrap intervals and
 differences paired by seed, the tables of `experiments.reproduce` of which every row is
-there, what each run took, and a page with pictures. A run that is missing a file,
-malformed or failed stops the program; none is left out.
+there (in a brief form too, for pages), what each run took, and a page with pictures. A
+run that is missing a file, malformed or failed stops the program; none is left out.
 
 Then the tables between `<!-- tables/NAME -->` and `<!-- end -->` of the pages (README,
 docs/results.md) are replaced by what was made; a test compares them.
@@ -21,6 +21,7 @@ import pandas as pd
 from absl import flags
 
 from darlr_jax.files import replacing
+from darlr_jax.methods import METHODS
 from darlr_jax.runs.comparison import (
     comparison_table,
     matrix_of,
@@ -32,7 +33,12 @@ from darlr_jax.runs.costs import costs_table
 from darlr_jax.runs.directory import RunError, load_config, writing
 from darlr_jax.runs.fields import in_words, own_changes, shared_changes
 from darlr_jax.runs.formats import to_csv
-from darlr_jax.runs.plan_tables import plan_texts, whole_plans
+from darlr_jax.runs.plan_tables import (
+    brief_text,
+    plan_texts,
+    runs_in_plans,
+    whole_plans,
+)
 from darlr_jax.runs.published import PublishedScores, faults
 from darlr_jax.runs.report import results_report
 from darlr_jax.runs.results import summary_table, to_markdown
@@ -95,12 +101,13 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
     published = PublishedScores(root / "published")
     table = comparison_table(dataset, outcomes_of(runs, AGAINST), published)
     truth = matrix_of(runs)
-    plans = {
-        f"tables/{dataset}_{plan.table}{suffix}": text
-        for plan, rows in whole_plans(root / "raw" / dataset)
-        for suffix, text in plan_texts(plan, rows, published, truth).items()
-    }
-    return plans | {
+    made = {}
+    for plan, rows in whole_plans(root / "raw" / dataset):
+        name = f"tables/{dataset}_{plan.table}"
+        made[f"{name}_brief.md"] = brief_text(plan, rows, published, truth)
+        for suffix, text in plan_texts(plan, rows, published, truth).items():
+            made[name + suffix] = text
+    return made | {
         f"tables/{dataset}.md": dataset_table(root, dataset) + "\n",
         f"tables/{dataset}_costs.md": to_markdown(costs_table(runs)) + "\n",
         f"tables/{dataset}_paired.md": f"{to_markdown(table)}{_notes(runs)}\n",
@@ -110,8 +117,11 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
 
 
 def dataset_table(root: pathlib.Path, dataset: str) -> str:
-    """One group of runs beside the published scores, as Markdown."""
-    runs = runs_of(root / "raw" / dataset)
+    """One group of runs beside the published scores, as Markdown.
+
+    Rows that change a method and stand in a table of their own are left to that one.
+    """
+    runs = _runs_without_table(root / "raw" / dataset)
     published = pd.read_csv(root / "published" / "scores.csv")
     table = summary_table(runs, published).drop(columns=["data set", "max"])
     changes = own_changes(load_config(run) for run in runs)
@@ -122,6 +132,13 @@ def dataset_table(root: pathlib.Path, dataset: str) -> str:
         table = table.drop(columns=["published", "difference"])
     notes = "".join(f"\n\n{sentence}" for sentence in faults(beside))
     return to_markdown(table) + _notes(runs) + notes
+
+
+def _runs_without_table(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Plain methods, and what no whole plan but the main table holds."""
+    plans = runs_in_plans(folder)
+    elsewhere = set().union(*(runs for name, runs in plans.items() if name != "main"))
+    return [r for r in runs_of(folder) if r.name in METHODS or r.name not in elsewhere]
 
 
 def _notes(runs: Sequence[pathlib.Path]) -> str:

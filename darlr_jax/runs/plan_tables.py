@@ -6,6 +6,8 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
+
 from darlr_jax.config import ConfigError, ExperimentConfig, flatten
 from darlr_jax.runs.comparison import (
     Outcome,
@@ -21,6 +23,17 @@ from darlr_jax.runs.jobs import directory_name
 from darlr_jax.runs.plans import TABLES, Plan, Row, make_plan
 from darlr_jax.runs.published import PublishedScores, faults
 from darlr_jax.runs.results import load_metrics, require_whole, to_markdown
+from darlr_jax.runs.statistics import Interval
+
+_BOOTSTRAP = "95 % bootstrap interval over seeds"
+_SAFER = "which is the wider and the safer one of few seeds"
+_PAIRED = "difference: of all users, paired by seed, to the row named under against."
+_MEANS = ("NX_0 R_tra", "last 25 %", "all users")  # of a brief table
+_BRIEF = (
+    *("row", "what", "seeds", "epochs", "NX_0 R_tra", "± 95 % (t)", "last 25 %"),
+    *("all users", "length", "R_each", "against", "difference", "seeds ahead"),
+    *("published", "its N", "less published"),
+)
 
 
 def plan_texts(
@@ -40,11 +53,48 @@ def plan_texts(
     table = comparison_table(plan.dataset, outcomes, published)
     twin = any(outcome.config.dataset.twin for outcome in outcomes)
     title = f"{plan.title} (a generated twin)" if twin else plan.title
-    notes = [
-        "[ ]: 95 % bootstrap interval over seeds; ± (t): half of Student's, which is "
-        "the wider and the safer one of few seeds.",
-        "difference: of all users, paired by seed, to the row named under against.",
-    ]
+    notes = [f"[ ]: {_BOOTSTRAP}; ± (t): half of Student's, {_SAFER}.", _PAIRED]
+    notes += _notes(plan, outcomes, table, truth)
+    lines = [f"# {title}\n", to_markdown(table), "", *notes]
+    return {
+        ".md": "\n".join(lines) + "\n",
+        ".csv": to_csv(with_matrix(table, truth)),
+        ".tex": to_latex(table, f"{title}. {' '.join(notes)}"),
+    }
+
+
+def brief_text(
+    plan: Plan,
+    outcomes: Sequence[Outcome],
+    published: PublishedScores,
+    truth: str | None,
+) -> str:
+    """The table for a page: Markdown, with fewer columns and no title.
+
+    Arguments as of `plan_texts`. Means stand without their bootstrap intervals, beside
+    half of Student's; paired differences keep theirs.
+    """
+    table = comparison_table(plan.dataset, outcomes, published)
+    notes = [f"±: half of Student's interval of 95 %; [ ]: {_BOOTSTRAP}.", _PAIRED]
+    notes += _notes(plan, outcomes, table, truth)
+    brief = table[[name for name in _BRIEF if name in table.columns]].copy()
+    for name in _MEANS:
+        if name in brief.columns:
+            brief[name] = [
+                v.value if isinstance(v, Interval) else v for v in brief[name]
+            ]
+    return "\n\n".join([to_markdown(brief), *notes]) + "\n"
+
+
+def _mean(value: object) -> object:
+    return value.value if isinstance(value, Interval) else value
+
+
+def _notes(
+    plan: Plan, outcomes: Sequence[Outcome], table: pd.DataFrame, truth: str | None
+) -> list[str]:
+    """What the reader of any form must know beneath the table."""
+    notes = []
     if plan.left_out:
         notes.append(f"Left out, the same here: {'; '.join(plan.left_out)}.")
     if shared := shared_changes(outcome.config for outcome in outcomes):
@@ -56,12 +106,7 @@ def plan_texts(
         notes += faults(o.row.method for o in outcomes if o.row.name in beside)
     if plan.x_label:  # one axis: density, sparsity, exit windows
         notes += [f"By {plan.x_label}: {s}" for s in where_it_helps(outcomes, table)]
-    lines = [f"# {title}\n", to_markdown(table), "", *notes]
-    return {
-        ".md": "\n".join(lines) + "\n",
-        ".csv": to_csv(with_matrix(table, truth)),
-        ".tex": to_latex(table, f"{title}. {' '.join(notes)}"),
-    }
+    return notes
 
 
 def whole_plans(
@@ -81,19 +126,41 @@ def whole_plans(
         failed or is malformed.
     """
     folder = pathlib.Path(folder)
+    configs, plans = _configs_and_plans(folder)
+    return [
+        (plan, [_outcome(row, folder, configs) for row in plan.rows]) for plan in plans
+    ]
+
+
+def runs_in_plans(folder: str | os.PathLike[str]) -> dict[str, set[str]]:
+    """Table -> names of its runs, of the plans of which a folder holds every row.
+
+    Arguments and errors as of `whole_plans`, but for runs that failed.
+    """
+    configs, plans = _configs_and_plans(pathlib.Path(folder))
+    return {
+        plan.table: {str(_run_name(row, configs)) for row in plan.rows}
+        for plan in plans
+    }
+
+
+def _configs_and_plans(
+    folder: pathlib.Path,
+) -> tuple[dict[str, ExperimentConfig], list[Plan]]:
+    """Run -> configuration, and the plans of which every row is among the runs."""
     configs = {run.name: load_config(run) for run in runs_of(folder)}
     dataset, *others = sorted({config.dataset.name for config in configs.values()})
     if others:
         raise RunError(f"{folder}: holds runs of {dataset} and {', '.join(others)}")
-    found = []
+    plans = []
     for table in TABLES:
         try:
             plan = make_plan(table, dataset)
         except ConfigError:  # about nothing here, as exit windows where nobody leaves
             continue
         if _is_whole(plan, configs):
-            found.append((plan, [_outcome(row, folder, configs) for row in plan.rows]))
-    return found
+            plans.append(plan)
+    return configs, plans
 
 
 def _is_whole(plan: Plan, configs: Mapping[str, ExperimentConfig]) -> bool:

@@ -10,6 +10,8 @@ import pytest
 from darlr_jax.config import replace
 from darlr_jax.presets import preset
 from darlr_jax.runs.directory import RunError
+from darlr_jax.runs.jobs import directory_name
+from darlr_jax.runs.plans import make_plan
 from darlr_jax.runs.writers import MetricsWriter
 from experiments import make_tables
 from tests.runs.conftest import metrics_row, open_run
@@ -22,9 +24,9 @@ def results(tmp_path):
     """A folder of results, and how runs get into it: method and matrix."""
     shutil.copytree(ROOT / "results" / "published", tmp_path / "published")
 
-    def write(method, matrix, changes=None):
+    def write(method, matrix, changes=None, name=None):
         config = replace(preset("coat", method), changes or {})
-        with open_run(tmp_path / "raw" / "coat" / method, config) as run:
+        with open_run(tmp_path / "raw" / "coat" / (name or method), config) as run:
             run.update(ground_truth=matrix)
             writer = MetricsWriter(run)
             for epoch in range(1, 5):
@@ -81,3 +83,19 @@ def test_what_all_rows_changed_stands_beneath_the_table_once(results):
         assert files[name].endswith("\n\nAll rows: world_model.seed=7.\n")
         assert files[name].count("tracker.window=5") == 1
     assert "All runs: world_model.seed=7.</p>" in files["reports/coat.html"]
+
+
+def test_changed_rows_of_a_whole_plan_have_a_table_of_their_own(results):
+    plan = make_plan("curves", "coat")
+    for row in plan.rows:
+        results(row.method, None, row.changes, directory_name(row))
+    results("mbpo", None, {"tracker.window": 5})
+
+    files = make_tables.files_of(results.root, "coat")
+
+    table = files["tables/coat.md"]
+    assert "tracker.window=5" in table and "darlr" in table and "roler" in table
+    assert "reward.uncertainty" not in table
+    brief = files["tables/coat_curves_brief.md"]
+    assert all(f"| {row.name} " in brief for row in plan.rows)
+    assert "reward.uncertainty" in files["tables/coat_paired.md"]

@@ -11,7 +11,12 @@ import pytest
 from darlr_jax.runs.comparison import Outcome
 from darlr_jax.runs.directory import RunError
 from darlr_jax.runs.jobs import directory_name
-from darlr_jax.runs.plan_tables import plan_texts, whole_plans
+from darlr_jax.runs.plan_tables import (
+    brief_text,
+    plan_texts,
+    runs_in_plans,
+    whole_plans,
+)
 from darlr_jax.runs.plans import choose_rows, make_plan, row_config
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.writers import MetricsWriter
@@ -106,6 +111,16 @@ def test_runs_of_two_data_sets_are_refused(write):
         whole_plans(write.folder)
 
 
+def test_names_of_the_runs_of_whole_plans(write):
+    plan = make_plan("curves", "coat")
+    *first, last = (row.name for row in plan.rows)
+    write(plan, first)
+    assert runs_in_plans(write.folder) == {}
+    write(plan, [last])
+    names = {directory_name(row) for row in plan.rows}
+    assert runs_in_plans(write.folder) == {"curves": names}
+
+
 def outcomes(plan, overrides=None):
     table = pd.DataFrame([metrics_row(s, e) for s in (0, 1) for e in range(1, 5)])
     return [
@@ -132,6 +147,20 @@ def test_every_form_has_the_notes():
     assert texts[".csv"].count(",an invented matrix\n") == 2
     assert "Evaluation pays: an invented matrix." in texts[".tex"]
     assert texts[".md"].startswith("# Main table, coat\n")
+
+
+def test_the_brief_form_has_means_and_paired_intervals():
+    plan = choose_rows(make_plan("main", "coat"), ["roler", "sqn"])
+    text = brief_text(plan, outcomes(plan), PUBLISHED, "an invented matrix")
+    header, _, roler, sqn, *notes = text.splitlines()
+    cells = [cell.strip() for cell in header.strip("|").split("|")]
+    values = dict(zip(cells, map(str.strip, sqn.strip("|").split("|")), strict=True))
+    assert values["NX_0 R_tra"] == "25.50"  # 10 * epoch + seed, without an interval
+    assert values["difference"] == "0.00 [0.00, 0.00]"
+    assert "IQM" not in cells and "P(better)" not in cells
+    assert "Evaluation pays: an invented matrix." in notes
+    assert any("faulty" in note for note in notes)
+    assert "n/a" in roler  # not paired with itself
 
 
 def test_a_twin_is_called_one():
