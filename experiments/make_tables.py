@@ -2,10 +2,11 @@
 
     python -m experiments.make_tables --results=results
 
-For each folder of runs: a table of means, the same runs with bootstrap intervals and
-differences paired by seed, the tables of `experiments.reproduce` of which every row is
-there (in a brief form too, for pages), what each run took, and a page with pictures. A
-run that is missing a file, malformed or failed stops the program; none is left out.
+For each folder of runs: a table of means of its methods and one of its other rows, all
+of them with bootstrap intervals and differences paired by seed, the tables of
+`experiments.reproduce` of which every row is there (in a brief form too, for pages),
+what each run took, and a page with pictures. A run that is missing a file, malformed or
+failed stops the program; none is left out.
 
 Then the tables between `<!-- tables/NAME -->` and `<!-- end -->` of the pages (README,
 docs/results.md) are replaced by what was made; a test compares them.
@@ -107,6 +108,8 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
         made[f"{name}_brief.md"] = brief_text(plan, rows, published, truth)
         for suffix, text in plan_texts(plan, rows, published, truth).items():
             made[name + suffix] = text
+    if (changed := changed_table(root, dataset)) is not None:
+        made[f"tables/{dataset}_changed.md"] = f"{changed}\n"
     return made | {
         f"tables/{dataset}.md": dataset_table(root, dataset) + "\n",
         f"tables/{dataset}_costs.md": to_markdown(costs_table(runs)) + "\n",
@@ -117,28 +120,41 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
 
 
 def dataset_table(root: pathlib.Path, dataset: str) -> str:
-    """One group of runs beside the published scores, as Markdown.
+    """The runs of a group that are called as methods, beside the published scores."""
+    runs = runs_of(root / "raw" / dataset)
+    return _table(root, [run for run in runs if run.name in METHODS] or runs)
 
-    Rows that change a method and stand in a table of their own are left to that one.
+
+def changed_table(root: pathlib.Path, dataset: str) -> str | None:
+    """The other runs of a group, but for those that a plan's own table has.
+
+    None where there are none, or no methods (`dataset_table` has all of them then).
     """
-    runs = _runs_without_table(root / "raw" / dataset)
+    folder = root / "raw" / dataset
+    plans = runs_in_plans(folder)
+    elsewhere = set().union(*(runs for name, runs in plans.items() if name != "main"))
+    others = [run for run in runs_of(folder) if run.name not in METHODS]
+    runs = [run for run in others if run.name not in elsewhere]
+    if not runs or len(others) == len(runs_of(folder)):
+        return None
+    return _table(root, runs, named=True)
+
+
+def _table(
+    root: pathlib.Path, runs: Sequence[pathlib.Path], *, named: bool = False
+) -> str:
     published = pd.read_csv(root / "published" / "scores.csv")
     table = summary_table(runs, published).drop(columns=["data set", "max"])
     changes = own_changes(load_config(run) for run in runs)
     if any(changes):
         table.insert(1, "changed", changes)
+    if named:
+        table.insert(0, "row", [run.name for run in runs])
     beside = table.loc[table["published"].notna(), "method"]
     if beside.empty:
         table = table.drop(columns=["published", "difference"])
     notes = "".join(f"\n\n{sentence}" for sentence in faults(beside))
     return to_markdown(table) + _notes(runs) + notes
-
-
-def _runs_without_table(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Plain methods, and what no whole plan but the main table holds."""
-    plans = runs_in_plans(folder)
-    elsewhere = set().union(*(runs for name, runs in plans.items() if name != "main"))
-    return [r for r in runs_of(folder) if r.name in METHODS or r.name not in elsewhere]
 
 
 def _notes(runs: Sequence[pathlib.Path]) -> str:

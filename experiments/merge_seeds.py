@@ -47,6 +47,7 @@ RUNS = flags.DEFINE_list("runs", [], "The run directories.", flag_values=_FLAGS)
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run of all seeds.", flag_values=_FLAGS
 )
+_PROGRAM = "experiments.merge_seeds"
 _SAID_BY_RUNS = (
     *(cli.DATASET, cli.TWIN, cli.TWIN_SCALE),
     *(cli.METHOD, cli.EPOCHS, cli.OVERRIDES),
@@ -108,6 +109,7 @@ def merge(
         resume="must",
         overwrite=False,
         checkpoint_every=1,
+        program=_PROGRAM,
     )
 
 
@@ -120,7 +122,7 @@ def _write(
         path,
         identity.config,
         seeds=identity.seeds,
-        command=["python", "-m", "experiments.merge_seeds", *sys.argv[1:]],
+        command=["python", "-m", _PROGRAM, *sys.argv[1:]],
         data_hashes=identity.data,
     ) as run:
         run.update(**joined_history(pieces))

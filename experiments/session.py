@@ -44,6 +44,7 @@ def train(
     overwrite: bool,
     checkpoint_every: int,
     stop: StopRequest | None = None,
+    program: str = "experiments.train",
 ) -> None:
     """Trains, evaluates and reports; continues what the run directories hold.
 
@@ -57,6 +58,7 @@ def train(
       overwrite: whether to replace such runs.
       checkpoint_every: epochs between checkpoints.
       stop: asked between epochs.
+      program: whose command line run.json is to hold.
 
     Raises:
       Interrupted: `stop` asked; whole epochs are kept, those of the world model too.
@@ -72,7 +74,7 @@ def train(
                     workdir,
                     run_config,
                     seeds=seeds,
-                    command=["python", "-m", "experiments.train", *sys.argv[1:]],
+                    command=["python", "-m", program, *sys.argv[1:]],
                     data_hashes=dataset.sources,
                     resume=resume,
                     overwrite=overwrite,

@@ -89,13 +89,23 @@ def test_changed_rows_of_a_whole_plan_have_a_table_of_their_own(results):
     plan = make_plan("curves", "coat")
     for row in plan.rows:
         results(row.method, None, row.changes, directory_name(row))
-    results("mbpo", None, {"tracker.window": 5})
+    results("mbpo", None, {"tracker.window": 5}, "mbpo_short")
 
     files = make_tables.files_of(results.root, "coat")
 
-    table = files["tables/coat.md"]
-    assert "tracker.window=5" in table and "darlr" in table and "roler" in table
-    assert "reward.uncertainty" not in table
+    methods = files["tables/coat.md"]
+    assert [f"| {name} " in methods for name in ("darlr", "roler", "mbpo")] == [1, 1, 0]
+    assert "changed" not in methods
+    others = files["tables/coat_changed.md"]
+    assert "| mbpo_short " in others and "tracker.window=5" in others
+    assert "reward.uncertainty" not in methods + others
     brief = files["tables/coat_curves_brief.md"]
     assert all(f"| {row.name} " in brief for row in plan.rows)
     assert "reward.uncertainty" in files["tables/coat_paired.md"]
+
+
+def test_runs_of_other_names_alone_are_one_table(results):
+    results("mbpo", None, {"tracker.window": 5}, "mbpo_short")
+    files = make_tables.files_of(results.root, "coat")
+    assert "tracker.window=5" in files["tables/coat.md"]
+    assert "tables/coat_changed.md" not in files

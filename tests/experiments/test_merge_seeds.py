@@ -106,6 +106,7 @@ def test_it_is_a_run_like_any_other(folder):
     assert run.status() == "finished" and record["seeds"] == SEEDS
     sessions = [s["seeds"] for s in record["earlier_sessions"]]
     assert sessions == [*map(list, PIECES), SEEDS]  # and the merging itself
+    assert record["command"][:3] == ["python", "-m", "experiments.merge_seeds"]
     estimates = read_json(run.estimates)
     assert estimates["seeds"] == SEEDS and len(estimates["by_seed"]) == len(SEEDS)
     assert run.calibration.exists() and run.world_model.exists()
