@@ -160,14 +160,18 @@ def _published_score(
 def _draw_curves(
     plan: Plan, outcomes: Sequence[Outcome], published: PublishedScores, name: str
 ) -> Any | None:
-    """Curves of the rows, and beside them their differences to the row of "against"."""
-    figure = plots.new_figure(13.0, 5.0, name)
+    """Curves of the rows, and beside them their differences to the row of "against".
+
+    These are left out where rows were chosen and no such row is among them.
+    """
+    by_name = {outcome.row.name: outcome for outcome in outcomes}
+    others = dict.fromkeys(o for r in outcomes if (o := r.row.against) in by_name)
+    figure = plots.new_figure(13.0 if others else 7.0, 5.0, name)
     if figure is None:
         return None
-    left, right = figure.subplots(1, 2)
+    left, *right = figure.subplots(1, 2 if others else 1, squeeze=False)[0]
     columns = [m.columns for o in outcomes if (m := o.metrics) is not None]
     column = ALL_USERS if all(ALL_USERS in names for names in columns) else SCORE
-    by_name = {outcome.row.name: outcome for outcome in outcomes}
     few = len(outcomes) <= _FEW
     draw = draw_band if few else draw_mean
     for place, outcome in enumerate(outcomes):
@@ -182,14 +186,14 @@ def _draw_curves(
         if other is not None and other.metrics is not None:
             difference = curves - seed_curves(other.metrics, column)
             difference = difference.dropna(axis=1, how="all").dropna()
-            draw(right, difference, outcome.row.name, colour, **look)
+            draw(right[0], difference, outcome.row.name, colour, **look)
     users = "all users" if column == ALL_USERS else "users drawn"
     shown = "mean and range of seeds" if few else "means over seeds"
     finish(left, f"{plan.title}: {shown}", "epoch", f"R_tra, {users}")
-    others = dict.fromkeys(outcome.row.against for outcome in outcomes)
-    title = f"Less {', '.join(o for o in others if o)}, paired by seed"
-    finish(right, title, "epoch", "difference in R_tra")
-    right.axhline(0, color="black", lw=0.8)
+    for axis in right:
+        title = f"Less {', '.join(map(str, others))}, paired by seed"
+        finish(axis, title, "epoch", "difference in R_tra")
+        axis.axhline(0, color="black", lw=0.8)
     legend_beneath(figure, left)
     return figure
 

@@ -281,6 +281,14 @@ def test_paired_curves_are_differences_by_seed():
     assert difference.get_ydata() == pytest.approx([0.15] * 4)  # of 0.1 and 0.2
 
 
+def test_curves_without_their_pair_have_no_panel_of_differences():
+    pytest.importorskip("matplotlib")
+    plan = make_plan("curves", "coat")
+    plan = plan._replace(rows=plan.rows[1:3])
+    (axis,) = draw_plan(plan, invented(plan), PUBLISHED, "x").axes
+    assert len(axis.lines) >= 2
+
+
 def test_no_picture_of_nothing():
     plan = make_plan("main", "coat")
     outcomes = invented(plan, {row.name for row in plan.rows})
