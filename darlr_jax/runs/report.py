@@ -560,14 +560,16 @@ def _draw_panel(panel: _Panel, metrics: pd.DataFrame, prefix: str) -> str:
     if figure is None:
         return ""
     axis = figure.subplots()
+    # Whoever is her own only reference has no P'_U anywhere: zeros have no logarithm.
+    logarithmic = panel.logarithmic and bool((metrics[left] > 0).any(axis=None))
     for number, name in enumerate(left):
         curves = seed_curves(metrics, name)
-        if panel.logarithmic:  # P'_U is 0 in an epoch without first visits
+        if logarithmic:  # P'_U is 0 in an epoch without first visits
             curves = curves.where(curves > 0)
         draw_band(axis, curves, _words(name), COLOURS[number])
     axis.xaxis.get_major_locator().set_params(integer=True)
     finish(axis, panel.title, "epoch", _words(left[0]) if len(left) == 1 else "")
-    if panel.logarithmic:
+    if logarithmic:
         axis.set_yscale("log")
     if right:
         other = axis.twinx()

@@ -10,6 +10,7 @@ import re
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from darlr_jax.evaluation.calibration import calibration_report
@@ -293,6 +294,16 @@ def test_tables_are_shown_without_matplotlib(run, monkeypatch):
     text = run_report(run, PUBLISHED)
     assert "<td>selected users</td>" in text
     assert "matplotlib is not installed" in text
+
+
+def test_zeros_have_no_logarithm(write_run):
+    """Whoever is her own only reference has no P'_U in any epoch."""
+    path = write_run("darlr_self", method="darlr_self")
+    metrics = pd.read_csv(path / "metrics.csv")
+    metrics[["uncertainty_first", "uncertainty_repeat"]] = 0.0
+    metrics.to_csv(path / "metrics.csv", index=False)
+    (path / "metrics.jsonl").unlink()
+    assert "P'_U" in run_report(path, PUBLISHED).replace("&#x27;", "'")
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
