@@ -105,8 +105,9 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
     made = {}
     for plan, rows in whole_plans(root / "raw" / dataset):
         name = f"tables/{dataset}_{plan.table}"
-        made[f"{name}_brief.md"] = brief_text(plan, rows, published, truth)
-        for suffix, text in plan_texts(plan, rows, published, truth).items():
+        compared = comparison_table(plan.dataset, rows, published)
+        made[f"{name}_brief.md"] = brief_text(plan, rows, compared, truth)
+        for suffix, text in plan_texts(plan, rows, compared, truth).items():
             made[name + suffix] = text
     if (changed := changed_table(root, dataset)) is not None:
         made[f"tables/{dataset}_changed.md"] = f"{changed}\n"
@@ -131,13 +132,14 @@ def changed_table(root: pathlib.Path, dataset: str) -> str | None:
     None where there are none, or no methods (`dataset_table` has all of them then).
     """
     folder = root / "raw" / dataset
-    plans = runs_in_plans(folder)
-    elsewhere = set().union(*(runs for name, runs in plans.items() if name != "main"))
-    others = [run for run in runs_of(folder) if run.name not in METHODS]
-    runs = [run for run in others if run.name not in elsewhere]
-    if not runs or len(others) == len(runs_of(folder)):
+    plans, runs = runs_in_plans(folder), runs_of(folder)
+    elsewhere = set().union(
+        *(names for table, names in plans.items() if table != "main")
+    )
+    others = [run for run in runs if run.name not in {*METHODS, *elsewhere}]
+    if not others or not any(run.name in METHODS for run in runs):
         return None
-    return _table(root, runs, named=True)
+    return _table(root, others, named=True)
 
 
 def _table(

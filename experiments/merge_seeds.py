@@ -96,10 +96,10 @@ def merge(
     identity = whole_identity(pieces)
     if dataset.sources != identity.data:
         raise RunError(f"{pieces[0].run.path}: was made of other data than these")
-    experiment = session.prepare(dataset, identity.config, cache_dir).experiment
-    states = _joined_states(pieces, experiment)
     with writing(workdir), replacing(workdir) as temporary:
-        _write(temporary, identity, pieces, states)
+        experiment = session.prepare(dataset, identity.config, cache_dir).experiment
+        _write(temporary, identity, pieces, _joined_states(pieces, experiment))
+    del experiment  # or its tables would be there twice, with those of the session
     cli.say(f"{workdir}: seeds {', '.join(map(str, identity.seeds))}")
     session.train(
         {str(workdir): identity.config},

@@ -29,7 +29,11 @@ from absl import flags
 from darlr_jax import config as config_lib
 from darlr_jax.config import ConfigError
 from darlr_jax.files import replacing
-from darlr_jax.runs.comparison import Outcome, require_one_matrix
+from darlr_jax.runs.comparison import (
+    Outcome,
+    comparison_table,
+    require_one_matrix,
+)
 from darlr_jax.runs.directory import RunError, read_json, writing
 from darlr_jax.runs.figures import draw_plan
 from darlr_jax.runs.jobs import (
@@ -175,7 +179,8 @@ def write_plan(
     """
     outcomes = [_outcome(job, seeds) for job in jobs]
     truth = require_one_matrix({job.row.name: _ground_truth(job) for job in jobs})
-    texts = plan_texts(plan, outcomes, published, truth)
+    table = comparison_table(plan.dataset, outcomes, published)
+    texts = plan_texts(plan, outcomes, table, truth)
     target = workdir / plan.dataset / "tables" / plan.table
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)

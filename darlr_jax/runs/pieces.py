@@ -93,6 +93,11 @@ def _read_piece(path: str | os.PathLike[str]) -> Piece:
     run = RunDirectory(path)
     if not run.config_file.exists():
         raise RunError(f"{path}: no run directory (it has no config.json)")
+    if not (run.metrics_jsonl.exists() and run.checkpoints.exists()):
+        raise RunError(
+            f"{path}: has no metrics.jsonl or no checkpoints; a copy without them, as "
+            "those of results/raw, cannot be merged"
+        )
     require_whole(path)
     record = read_json(run.run_file)
     identity = Identity(load_config(path), record["seeds"], record["data"])

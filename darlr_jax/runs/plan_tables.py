@@ -11,7 +11,6 @@ import pandas as pd
 from darlr_jax.config import ConfigError, ExperimentConfig, flatten
 from darlr_jax.runs.comparison import (
     Outcome,
-    comparison_table,
     runs_of,
     where_it_helps,
     with_matrix,
@@ -21,7 +20,7 @@ from darlr_jax.runs.fields import changed_fields, in_words, shared_changes
 from darlr_jax.runs.formats import to_csv, to_latex
 from darlr_jax.runs.jobs import directory_name
 from darlr_jax.runs.plans import TABLES, Plan, Row, make_plan
-from darlr_jax.runs.published import PublishedScores, faults
+from darlr_jax.runs.published import faults
 from darlr_jax.runs.results import load_metrics, require_whole, to_markdown
 from darlr_jax.runs.statistics import Interval
 
@@ -39,7 +38,7 @@ _BRIEF = (
 def plan_texts(
     plan: Plan,
     outcomes: Sequence[Outcome],
-    published: PublishedScores,
+    table: pd.DataFrame,
     truth: str | None,
 ) -> dict[str, str]:
     """Suffix of a file (".md", ".csv", ".tex") -> the table in that form.
@@ -47,10 +46,9 @@ def plan_texts(
     Args:
       plan: what the table is about.
       outcomes: its rows, in order.
-      published: what stands beside them.
+      table: `comparison_table` of them.
       truth: which matrix pays the evaluation; None where no run says so.
     """
-    table = comparison_table(plan.dataset, outcomes, published)
     twin = any(outcome.config.dataset.twin for outcome in outcomes)
     title = f"{plan.title} (a generated twin)" if twin else plan.title
     notes = [f"[ ]: {_BOOTSTRAP}; ± (t): half of Student's, {_SAFER}.", _PAIRED]
@@ -66,7 +64,7 @@ def plan_texts(
 def brief_text(
     plan: Plan,
     outcomes: Sequence[Outcome],
-    published: PublishedScores,
+    table: pd.DataFrame,
     truth: str | None,
 ) -> str:
     """The table for a page: Markdown, with fewer columns and no title.
@@ -74,7 +72,6 @@ def brief_text(
     Arguments as of `plan_texts`. Means stand without their bootstrap intervals, beside
     half of Student's; paired differences keep theirs.
     """
-    table = comparison_table(plan.dataset, outcomes, published)
     notes = [f"±: half of Student's interval of 95 %; [ ]: {_BOOTSTRAP}.", _PAIRED]
     notes += _notes(plan, outcomes, table, truth)
     brief = table[[name for name in _BRIEF if name in table.columns]].copy()
@@ -84,10 +81,6 @@ def brief_text(
                 v.value if isinstance(v, Interval) else v for v in brief[name]
             ]
     return "\n\n".join([to_markdown(brief), *notes]) + "\n"
-
-
-def _mean(value: object) -> object:
-    return value.value if isinstance(value, Interval) else value
 
 
 def _notes(

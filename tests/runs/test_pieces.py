@@ -32,6 +32,7 @@ def write_piece(tmp_path):
             writer = MetricsWriter(run)
             for epoch in range(1, done + 1):
                 writer.write([metrics_row(seed, epoch) for seed in seeds])
+            run.checkpoints.mkdir()
             run.close(status)
         return path
 
@@ -96,6 +97,16 @@ def test_what_is_no_piece_of_it(write_piece, piece, message):
 def test_a_run_that_is_not_there(write_piece, tmp_path):
     with pytest.raises(RunError, match=r"nowhere: no run directory"):
         read_pieces([write_piece([0]), tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize("missing", ["metrics.jsonl", "checkpoints"])
+def test_a_copy_without_what_is_merged(write_piece, missing):
+    first, second = write_piece([0]), write_piece([1])
+    lost = second / missing
+    lost.rmdir() if lost.is_dir() else lost.unlink()
+    with pytest.raises(RunError, match=r"1: has no metrics\.jsonl or no checkpoints"):
+        read_pieces([first, second])
+    assert not lost.exists()
 
 
 def test_a_run_that_is_under_way(write_piece):

@@ -8,7 +8,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from darlr_jax.runs.comparison import Outcome
+from darlr_jax.runs.comparison import Outcome, comparison_table
 from darlr_jax.runs.directory import RunError
 from darlr_jax.runs.jobs import directory_name
 from darlr_jax.runs.plan_tables import (
@@ -129,20 +129,26 @@ def outcomes(plan, overrides=None):
     ]
 
 
+def compared(plan, overrides=None):
+    """What a text is made of, but for the matrix."""
+    rows = outcomes(plan, overrides)
+    return plan, rows, comparison_table(plan.dataset, rows, PUBLISHED)
+
+
 def test_faults_are_said_of_published_rows_alone():
     plan = choose_rows(make_plan("main", "coat"), ["mbpo", "sqn", "crr"])
-    notes = plan_texts(plan, outcomes(plan), PUBLISHED, None)[".md"].splitlines()
+    notes = plan_texts(*compared(plan), None)[".md"].splitlines()
     said = [line for line in notes if "faulty" in line]
     assert [line.split()[4] for line in said] == ["sqn", "crr"]
 
     plan = choose_rows(make_plan("main", "synthetic"), ["mbpo", "sqn", "crr"])
-    text = plan_texts(plan, outcomes(plan), PUBLISHED, None)[".md"]
+    text = plan_texts(*compared(plan), None)[".md"]
     assert "faulty" not in text
 
 
 def test_every_form_has_the_notes():
     plan = choose_rows(make_plan("main", "coat"), ["mbpo", "sqn"])
-    texts = plan_texts(plan, outcomes(plan), PUBLISHED, "an invented matrix")
+    texts = plan_texts(*compared(plan), "an invented matrix")
     assert "\nEvaluation pays: an invented matrix.\n" in texts[".md"]
     assert texts[".csv"].count(",an invented matrix\n") == 2
     assert "Evaluation pays: an invented matrix." in texts[".tex"]
@@ -151,7 +157,7 @@ def test_every_form_has_the_notes():
 
 def test_the_brief_form_has_means_and_paired_intervals():
     plan = choose_rows(make_plan("main", "coat"), ["roler", "sqn"])
-    text = brief_text(plan, outcomes(plan), PUBLISHED, "an invented matrix")
+    text = brief_text(*compared(plan), "an invented matrix")
     header, _, roler, sqn, *notes = text.splitlines()
     cells = [cell.strip() for cell in header.strip("|").split("|")]
     values = dict(zip(cells, map(str.strip, sqn.strip("|").split("|")), strict=True))
@@ -165,8 +171,7 @@ def test_the_brief_form_has_means_and_paired_intervals():
 
 def test_a_twin_is_called_one():
     plan = choose_rows(make_plan("main", "kuairec"), ["mbpo", "sqn"])
-    rows = outcomes(plan, {"dataset.twin": True})
-    text = plan_texts(plan, rows, PUBLISHED, None)[".md"]
+    text = plan_texts(*compared(plan, {"dataset.twin": True}), None)[".md"]
     assert text.startswith("# Main table, kuairec (a generated twin)\n")
     assert "\nAll rows: dataset.twin=True.\n" in text
     assert "faulty" not in text
