@@ -3,10 +3,10 @@
     python -m experiments.make_tables --results=results
 
 For each folder of runs: a table of means of its methods and one of its other rows, all
-of them with bootstrap intervals and differences paired by seed, the tables of
-`experiments.reproduce` of which every row is there (in a brief form too, for pages),
-what each run took, and a page with pictures. A run that is missing a file, malformed or
-failed stops the program; none is left out.
+of them with bootstrap intervals and differences paired by seed, what the papers claim
+beside what was found, the tables of `experiments.reproduce` of which every row is there
+(in a brief form too, for pages), what each run took, and a page with pictures. A run
+that is missing a file, malformed or failed stops the program; none is left out.
 
 Then the tables between `<!-- tables/NAME -->` and `<!-- end -->` of the pages (README,
 docs/results.md) are replaced by what was made; a test compares them.
@@ -23,6 +23,7 @@ from absl import flags
 
 from darlr_jax.files import replacing
 from darlr_jax.methods import METHODS
+from darlr_jax.runs import claims
 from darlr_jax.runs.comparison import (
     comparison_table,
     matrix_of,
@@ -100,7 +101,8 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
     """Path below `root` -> content, of all that is made of a group of runs."""
     runs = runs_of(root / "raw" / dataset)
     published = PublishedScores(root / "published")
-    table = comparison_table(dataset, outcomes_of(runs, AGAINST), published)
+    outcomes = outcomes_of(runs, AGAINST)
+    table = comparison_table(dataset, outcomes, published)
     truth = matrix_of(runs)
     made = {}
     for plan, rows in whole_plans(root / "raw" / dataset):
@@ -111,6 +113,10 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
             made[name + suffix] = text
     if (changed := changed_table(root, dataset)) is not None:
         made[f"tables/{dataset}_changed.md"] = f"{changed}\n"
+    claimed = claims.claims_table(dataset, outcomes, published)
+    if claimed is not None:
+        text = f"{to_markdown(claimed)}\n\n{claims.NOTE}\n"
+        made[f"tables/{dataset}_claims.md"] = text
     return made | {
         f"tables/{dataset}.md": dataset_table(root, dataset) + "\n",
         f"tables/{dataset}_costs.md": to_markdown(costs_table(runs)) + "\n",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from darlr_jax.config import flatten
-from darlr_jax.runs import plots
+from darlr_jax.runs import claims, plots
 from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
@@ -271,6 +271,7 @@ def results_report(
         f"<p class='sub'>{_esc(_LEGEND)}</p>",
         *([f"<p class='sub'>All runs: {_esc(shared)}.</p>"] if shared else []),
         *([f"<p class='sub'>Evaluation pays: {_esc(truth)}.</p>"] if truth else []),
+        *_claims(dataset, outcomes, published),
         "<h2>Runs</h2>",
         *(
             _run_details(outcome, run)
@@ -308,6 +309,17 @@ _LEGEND = (
 
 
 # --- parts ----------------------------------------------------------------------------
+
+
+def _claims(
+    dataset: str, outcomes: Sequence[Outcome], published: PublishedScores
+) -> list[str]:
+    table = claims.claims_table(dataset, outcomes, published)
+    if table is None:
+        return []
+    note = claims.NOTE.replace("*", "")
+    heading = "<h2>What the papers claim, and what is found</h2>"
+    return [heading, _table(table), f"<p class='sub'>{_esc(note)}</p>"]
 
 
 def _cards(outcome: Outcome, published: PublishedScores) -> str:

@@ -1,0 +1,138 @@
+"""What the papers claim by their tables, beside what our runs of the same methods say.
+
+A claim is a difference of two methods. It is published as that of two single runs; ours
+is paired by seed, so that its interval says what a single pair of runs cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from darlr_jax.runs.comparison import Outcome, paired_scores, same_exit_rule
+from darlr_jax.runs.published import PublishedScores
+from darlr_jax.runs.results import mean_and_interval
+from darlr_jax.runs.statistics import paired_difference
+
+
+class Claim(NamedTuple):
+    """A difference of two methods, and what it is the measure of."""
+
+    first: str
+    second: str
+    about: str
+
+
+CLAIMS = (  # what the tables of DARLR, ROLeR and DORL are read for
+    Claim("darlr", "roler", "selected references, dynamic uncertainty"),
+    Claim("darlr", "mbpo", "all of DARLR"),
+    Claim("roler", "mbpo", "the mean of the nearest users, and its tracker"),
+    Claim("ips", "mbpo", "propensity weights"),
+    Claim("mopo", "mbpo", "the penalty on variance"),
+    Claim("dorl", "mbpo", "that penalty and the entropy bonus"),
+    Claim("mbpo", "sqn", "a world model, against the log alone"),
+    Claim("mbpo", "bcq", "the same"),
+    Claim("mbpo", "cql", "the same"),
+    Claim("mbpo", "crr", "the same"),
+    Claim("mbpo", "ucb", "planning, against a bandit on one world model"),
+    Claim("mbpo", "epsilon_greedy", "the same"),
+    Claim("gt", "mbpo", "what the true reward would give"),
+    Claim("gt", "darlr", "what DARLR leaves of that"),
+)
+
+NOTE = (
+    "Published: differences of single runs. Here: of all users, paired by seed, over "
+    "the epochs that both rows have, with a bootstrap interval of 95 %; ± (t): half of "
+    "Student's, by which the verdicts go. *Reproduced*: the interval holds the "
+    "published difference, and not zero; *open*: it holds both; *direction only*: "
+    "neither, on the published side of zero; *not found*: it holds zero, and not the "
+    "published difference; *reversed*: neither, on the other side."
+)
+
+
+def claims_table(
+    dataset: str, outcomes: Sequence[Outcome], published: PublishedScores
+) -> pd.DataFrame | None:
+    """One row a claim of which both methods have run and were published.
+
+    Claims about rows that were published at another exit rule than ours are left out,
+    and so are runs of twins.
+
+    Args:
+      dataset: of the runs.
+      outcomes: finished runs; those called as their methods are looked at.
+      published: the scores.
+
+    Returns:
+      Columns: difference, of which two; what it measures; published; here, paired, with
+      its bootstrap interval; half of Student's interval; how many of the common seeds
+      are above zero; the epochs compared; the verdict (`NOTE`). None where there is no
+      such row.
+    """
+    methods = {o.row.name: o for o in outcomes if o.row.name == o.config.method}
+    scores = {
+        name: score
+        for name, outcome in methods.items()
+        if (score := _published(dataset, outcome, published)) is not None
+    }
+    rows = [
+        _row(claim, methods, scores)
+        for claim in CLAIMS
+        if claim.first in scores and claim.second in scores
+    ]
+    return pd.DataFrame(rows) if rows else None
+
+
+def verdict(published: float, difference: float, half_width: float) -> str:
+    """What an interval says of a published difference; the words are `NOTE`'s.
+
+    Args:
+      published: the difference in print.
+      difference: ours.
+      half_width: of its interval; not-a-number for a single seed, which says nothing.
+    """
+    if not half_width >= 0:
+        return "open"
+    low, high = difference - half_width, difference + half_width
+    zero = low <= 0 <= high
+    if low <= published <= high:
+        return "open" if zero else "reproduced"
+    if zero:
+        return "not found"
+    return "direction only" if (difference > 0) == (published > 0) else "reversed"
+
+
+def _published(
+    dataset: str, outcome: Outcome, published: PublishedScores
+) -> float | None:
+    config = outcome.config
+    if config.dataset.twin or outcome.metrics is None:
+        return None
+    found = published.find(dataset, config.method, config.environment.exit_window)
+    if found is None or not same_exit_rule(config, found):
+        return None
+    return found.score
+
+
+def _row(
+    claim: Claim, methods: Mapping[str, Outcome], scores: Mapping[str, float]
+) -> dict[str, Any]:
+    first, second = methods[claim.first].metrics, methods[claim.second].metrics
+    assert first is not None and second is not None  # `_published` saw to it
+    ours, theirs = paired_scores(first, second)
+    common = sorted(ours.keys() & theirs.keys())
+    differences = [ours[seed] - theirs[seed] for seed in common]
+    mean, half_width = mean_and_interval(differences)
+    difference = scores[claim.first] - scores[claim.second]
+    return {
+        "difference": f"{claim.first} less {claim.second}",
+        "what it measures": claim.about,
+        "published": difference,
+        "here": paired_difference(ours, theirs),
+        "± 95 % (t)": half_width,
+        "seeds ahead": f"{sum(d > 0 for d in differences)} of {len(common)}",
+        "epochs": min(int(first["epoch"].max()), int(second["epoch"].max())),
+        "verdict": verdict(difference, mean, half_width),
+    }

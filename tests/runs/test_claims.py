@@ -1,0 +1,74 @@
+"""claims.py: what a published difference of two runs is worth, by worked numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from darlr_jax.methods import METHODS
+from darlr_jax.runs.claims import CLAIMS, claims_table, verdict
+from darlr_jax.runs.results import mean_and_interval
+from darlr_jax.runs.statistics import Interval
+from tests.runs.test_comparison import PUBLISHED, metrics, outcome
+
+
+@pytest.mark.parametrize(
+    ("published", "difference", "half_width", "expected"),
+    [
+        (2.0, 2.5, 1.0, "reproduced"),
+        (-2.0, -2.5, 1.0, "reproduced"),
+        (0.5, 0.2, 1.0, "open"),
+        (6.85, 1.56, 1.34, "direction only"),
+        (-2.48, -1.08, 0.48, "direction only"),
+        (1.88, -1.39, 2.01, "not found"),
+        (1.88, -3.0, 2.0, "reversed"),
+        (-1.0, 3.0, 2.0, "reversed"),
+        (5.0, 5.0, math.nan, "open"),  # a single seed
+    ],
+)
+def test_verdicts(published, difference, half_width, expected):
+    assert verdict(published, difference, half_width) == expected
+
+
+def test_a_claim_worked_by_hand():
+    table = claims_table(
+        "coat",
+        [outcome("mbpo", metrics(epochs=6)), outcome("darlr", metrics(gain=2.0))],
+        PUBLISHED,
+    )
+    (row,) = table.to_dict("records")
+    assert row["difference"] == "darlr less mbpo"
+    assert row["published"] == pytest.approx(78.0429 - 71.193)
+    # Of the first four epochs, which both have: 2 and 4.
+    assert row["epochs"] == 4
+    assert row["here"] == Interval(3.0, 2.0, 4.0, 2)
+    assert row["± 95 % (t)"] == mean_and_interval([2.0, 4.0])[1]
+    assert row["seeds ahead"] == "2 of 2"
+    assert row["verdict"] == "open"  # t of one degree of freedom: 3 ± 12.7
+
+
+def test_claims_that_cannot_be_compared_are_left_out():
+    rows = [outcome("mbpo", metrics()), outcome("roler", metrics(gain=1.0))]
+    assert claims_table("coat", rows, PUBLISHED) is not None
+    assert claims_table("synthetic", rows, PUBLISHED) is None  # never published
+    unfinished = [rows[0], outcome("roler", None, state="not run")]
+    assert claims_table("coat", unfinished, PUBLISHED) is None
+    changed = outcome("roler_newest_token", metrics(), method="roler")
+    assert claims_table("coat", [rows[0], changed], PUBLISHED) is None
+    # On KuaiRec both were published at N = 4, and at no N above 10.
+    for window, compared in ((4, True), (20, False)):
+        changes = {"environment.exit_window": window}
+        kuairec = [
+            outcome(name, metrics(), "kuairec", changes=changes)
+            for name in ("mbpo", "ips")
+        ]
+        table = claims_table("kuairec", kuairec, PUBLISHED)
+        assert (table is not None) == compared
+
+
+def test_claims_are_of_methods_that_were_published():
+    for claim in CLAIMS:
+        for name in (claim.first, claim.second):
+            assert name in METHODS
+            assert PUBLISHED.find("coat", name, 1) is not None
