@@ -30,7 +30,7 @@ from darlr_jax.runs.pieces import (
     read_pieces,
     whole_identity,
 )
-from darlr_jax.runs.symptoms import SCORES
+from darlr_jax.runs.symptoms import score_name
 from darlr_jax.runs.writers import MetricsWriter, Row
 from experiments import cli
 
@@ -153,10 +153,10 @@ def _joined_states(pieces: Sequence[Piece], experiment: Experiment) -> Any:
 
 def _score(rows: Sequence[Row]) -> float | None:
     """What the best epoch is chosen by, of the rows of one."""
-    for name in SCORES:
-        if name in rows[0]:
-            return sum(float(row[name]) for row in rows) / len(rows)
-    return None
+    name = score_name(rows[0])
+    if name is None:
+        return None
+    return sum(float(row[name]) for row in rows) / len(rows)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from darlr_jax.runs.failures import (
     keep_failed_state,
     replace_seeds,
 )
-from darlr_jax.runs.symptoms import SCORES, Symptom, Watch
+from darlr_jax.runs.symptoms import Symptom, Watch, score_name
 from darlr_jax.runs.writers import MetricsWriter, metric_rows
 
 States = TypeVar("States")
@@ -78,10 +78,8 @@ class Journal:
 
     def score(self, metrics: Metrics) -> float | None:
         """What the best epoch is chosen by, None where it is not measured."""
-        for name in SCORES:
-            if name in metrics:
-                return self.mean(metrics, name)
-        return None
+        name = score_name(metrics)
+        return None if name is None else self.mean(metrics, name)
 
     def sort_out(
         self,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import collections
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
 
 # A rule holds where what it looks for has lasted for so many epochs, or is a mean of so
@@ -32,7 +32,7 @@ INFLATED = 2.0  # inflation, in units of the first epoch's
 NOTICEABLE = 0.05  # of the mean estimate; a smaller rise of the inflation is none
 IMPROVED = 1.01  # score, in units of the mean of the first epochs
 
-SCORES = ("NX_0_all_users_R_tra", "NX_0_R_tra")  # the first that a run has
+_SCORES = ("NX_0_all_users_R_tra", "NX_0_R_tra")  # the first that a run has
 LENGTH = "FB_len_tra"  # repeats allowed and users leave: the rules of training
 _AGENTS = ("recommender", "selector")
 
@@ -93,6 +93,11 @@ class Watch:
         return sorted(found, key=lambda symptom: (symptom.epoch, symptom.seed))
 
 
+def score_name(metrics: Container[str]) -> str | None:
+    """The metric that epochs are judged by; None where none of its kind is measured."""
+    return next((name for name in _SCORES if name in metrics), None)
+
+
 def find_symptoms(rows: Iterable[Row], k_sel: int | None = None) -> list[Symptom]:
     """The symptoms of a whole run, in the order of the epochs; see `Watch`."""
     return Watch(k_sel).look(rows)
@@ -100,7 +105,7 @@ def find_symptoms(rows: Iterable[Row], k_sel: int | None = None) -> list[Symptom
 
 def _rules(row: Row, k_sel: int | None) -> list[Rule]:
     """The rules that a run with these columns can be judged by."""
-    score = next((name for name in SCORES if name in row), SCORES[-1])
+    score = score_name(row) or _SCORES[-1]
     rules: list[Rule] = [_DivergingCritic(agent) for agent in _AGENTS]
     rules += [_DeterministicPolicy(agent) for agent in _AGENTS]
     rules += [_EarlyTermination(), _RewardHacking(score)]
