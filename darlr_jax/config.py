@@ -228,6 +228,9 @@ class SelectorConfig(A2CConfig):
         "auto", "plain", "fused", default="auto"
     )
     window: int = between(1, 1000, default=3)  # w_sel
+    critic_target: str = one_of(  # G of the picks that are left, or what one brings
+        "return", "mean_reward", default="return"
+    )
     user_block: int = between(1, _LARGE, default=2048)  # users at a time when learning
     width: int = between(1, 4096, default=32)
     layers: int = between(1, 64, default=1)

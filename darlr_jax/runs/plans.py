@@ -263,6 +263,7 @@ _READINGS: dict[str, tuple[Any, ...]] = {
     "selector.item_in_state": (True,),
     "selector.feedback": ("logged", "predicted", "embedding"),
     "selector.center_feedback": (True,),
+    "selector.critic_target": ("mean_reward",),
     "selector.normalize_advantage": (True,),
     "selector.discount": (0.5, 1.0),
     "recommender.normalize_advantage": (True,),

@@ -16,7 +16,7 @@ from darlr_jax.agents.a2c import (
     normalized_weights,
     standardized,
 )
-from darlr_jax.config import A2CConfig
+from darlr_jax.config import A2CConfig, SelectorConfig
 from darlr_jax.simulation.environment import can_end_early
 from darlr_jax.training.program import Program
 from darlr_jax.types import (
@@ -157,23 +157,42 @@ def stored_decisions(transitions: Transition, program: Program) -> Batch:
 def _stored_picks(
     transitions: Transition, program: Program
 ) -> selector.SelectorBatch | None:
-    """The selector's part: K picks are an episode, worth nothing after the last."""
+    """The selector's part."""
     trajectory: SelectorTrajectory | None = transitions.selector
     if trajectory is None:
         return None
-    discount = program.config.selector.discount
-    k_sel = trajectory.users.shape[-1]
-    discounts = jnp.where(jnp.arange(k_sel) < k_sel - 1, discount, 0.0)
-    returns = jax.vmap(jax.vmap(discounted_returns, (0, None, None)), (0, None, None))
-    target = returns(trajectory.reward, discounts, jnp.zeros(()))
+    judge = functools.partial(_judged_picks, config=program.config.selector)
+    target, advantage = jax.vmap(jax.vmap(judge))(trajectory.reward, trajectory.value)
     return selector.SelectorBatch(
         user=transitions.user,
         context=trajectory.state,
         picked=trajectory.users,
         target=target,
-        advantage=target - trajectory.value,
+        advantage=advantage,
         weight=transitions.weight,
     )
+
+
+def _judged_picks(
+    reward: Array, value: Array, *, config: SelectorConfig
+) -> tuple[Array, Array]:
+    """What the critic should have said of K picks, and their advantages `[K]`.
+
+    The picks are an episode, worth nothing after the last. How many are left makes most
+    of a return, and is not in a window of w_sel picks: with a `critic_target` of
+    "mean_reward" the critic is asked for G over their discounted number, and the
+    baseline is what it says times that number (ours).
+    """
+    last = jnp.arange(config.k_sel) == config.k_sel - 1
+    discount = jnp.where(last, 0.0, config.discount)
+    returns = functools.partial(
+        discounted_returns, discount_t=discount, bootstrap_value=jnp.zeros(())
+    )
+    total = returns(reward)
+    if config.critic_target == "return":
+        return total, total - value
+    left = returns(jnp.ones_like(reward))
+    return total / left, total - left * value
 
 
 def _random_order(key: Key, weight: Array) -> Array:

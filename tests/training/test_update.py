@@ -206,6 +206,27 @@ def test_stored_returns_against_sums():
     assert num_turns * rows == len(batch.recommender.target)
 
 
+def test_a_critic_of_mean_rewards_knows_how_many_picks_are_left():
+    """Of picks that all bring 2: nothing is better than expected where V is 2."""
+    config = tiny(
+        "darlr", selector__discount=0.5, selector__critic_target="mean_reward"
+    )
+    transitions = invented_transitions([2], 2)
+    same = np.full((2, 1, K_SEL), 2.0, np.float32)
+    trajectory = transitions.selector._replace(reward=same, value=same)
+    batch = stored_decisions(
+        transitions._replace(selector=trajectory), assemble(config).program
+    )
+    np.testing.assert_allclose(batch.selector.target, 2.0)
+    np.testing.assert_allclose(batch.selector.advantage, 0.0, atol=1e-6)
+    # V = 1: three picks are worth 1 + 1/2 + 1/4 more, two 1 + 1/2, the last 1.
+    trajectory = trajectory._replace(value=same - 1.0)
+    batch = stored_decisions(
+        transitions._replace(selector=trajectory), assemble(config).program
+    )
+    np.testing.assert_allclose(batch.selector.advantage, [[1.75, 1.5, 1.0]] * 2)
+
+
 # --- padding --------------------------------------------------------------------------
 
 
