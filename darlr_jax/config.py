@@ -191,6 +191,9 @@ class A2CConfig:
 
     learning_rate: float = between(0.0, 10.0, default=1e-3)
     discount: float = between(0.0, 1.0, default=0.9)
+    critic_target: str = one_of(  # the rest of an episode, or what a step of it brings
+        "return", "mean_reward", default="return"
+    )
     value_weight: float = between(0.0, _LARGE, default=0.5)
     entropy_weight: float = between(0.0, _LARGE, default=0.0)
     normalize_advantage: bool = False
@@ -228,9 +231,6 @@ class SelectorConfig(A2CConfig):
         "auto", "plain", "fused", default="auto"
     )
     window: int = between(1, 1000, default=3)  # w_sel
-    critic_target: str = one_of(  # G of the picks that are left, or what one brings
-        "return", "mean_reward", default="return"
-    )
     user_block: int = between(1, _LARGE, default=2048)  # users at a time when learning
     width: int = between(1, 4096, default=32)
     layers: int = between(1, 64, default=1)

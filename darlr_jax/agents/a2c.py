@@ -68,6 +68,38 @@ def discounted_returns(
     return returns
 
 
+def targets_and_advantages(
+    reward_t: Array, going_on_t: Array, value_t: Array, config: A2CConfig
+) -> tuple[Array, Array]:
+    """What the critic should have said of an episode, and A_t = G_t - V_t.
+
+    Episodes end after T steps at the latest, and how many are left makes most of a
+    return: a state that does not show it, as a window of the last few steps, leaves the
+    critic to guess. With a `critic_target` of "mean_reward" it is asked for G_t over
+    the discounted number of steps left, and A_t = G_t - that number * V_t (ours; that
+    time limits belong in the value: Pardo et al. 2018). It remains a baseline: the mean
+    gradient is the same.
+
+    Args:
+      reward_t: `[T]`.
+      going_on_t: `[T]` 1, and 0 where the episode ends with step t.
+      value_t: `[T]` what the critic said when acting.
+      config: `discount` and `critic_target`.
+
+    Returns:
+      Targets and advantages `[T]`. _Unbatched_, as `discounted_returns`.
+    """
+    nothing = jnp.zeros(())
+    total = discounted_returns(reward_t, config.discount * going_on_t, nothing)
+    if config.critic_target == "return":
+        return total, total - value_t
+    before_last = jnp.arange(reward_t.shape[0]) < reward_t.shape[0] - 1
+    left = discounted_returns(
+        jnp.ones_like(reward_t), config.discount * before_last, nothing
+    )
+    return total / left, total - left * value_t
+
+
 def actor_critic_loss(
     log_prob: Array,
     value: Array,

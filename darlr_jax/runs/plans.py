@@ -266,6 +266,7 @@ _READINGS: dict[str, tuple[Any, ...]] = {
     "selector.critic_target": ("mean_reward",),
     "selector.normalize_advantage": (True,),
     "selector.discount": (0.5, 1.0),
+    "recommender.critic_target": ("mean_reward",),
     "recommender.normalize_advantage": (True,),
     "recommender.mask_used_items": (True,),
     "recommender.probability_floor": (0.0,),

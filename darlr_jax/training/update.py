@@ -12,11 +12,11 @@ from jax import lax
 
 from darlr_jax.agents import recommender, selector
 from darlr_jax.agents.a2c import (
-    discounted_returns,
     normalized_weights,
     standardized,
+    targets_and_advantages,
 )
-from darlr_jax.config import A2CConfig, SelectorConfig
+from darlr_jax.config import A2CConfig
 from darlr_jax.simulation.environment import can_end_early
 from darlr_jax.training.program import Program
 from darlr_jax.types import (
@@ -133,11 +133,9 @@ def minibatch_groups(weight: Array, program: Program) -> list[Group]:
 def stored_decisions(transitions: Transition, program: Program) -> Batch:
     """Flattens transitions `[T, B]` to decisions `[T * B]` with their returns."""
     config = program.config.recommender
-    returns = jax.vmap(discounted_returns, (1, 1, 0), 1)
-    target = returns(
-        transitions.reward,
-        config.discount * transitions.discount,
-        jnp.zeros_like(transitions.reward[0]),
+    judge = functools.partial(targets_and_advantages, config=config)
+    target, advantage = jax.vmap(judge, 1, 1)(
+        transitions.reward, transitions.discount, transitions.value
     )
     masks = config.mask_used_items
     batch = Batch(
@@ -146,7 +144,7 @@ def stored_decisions(transitions: Transition, program: Program) -> Batch:
             used=transitions.used if masks else None,
             item=transitions.item,
             target=target,
-            advantage=target - transitions.value,
+            advantage=advantage,
             weight=transitions.weight,
         ),
         _stored_picks(transitions, program),
@@ -157,12 +155,15 @@ def stored_decisions(transitions: Transition, program: Program) -> Batch:
 def _stored_picks(
     transitions: Transition, program: Program
 ) -> selector.SelectorBatch | None:
-    """The selector's part."""
+    """The selector's part: K picks are an episode, worth nothing after the last."""
     trajectory: SelectorTrajectory | None = transitions.selector
     if trajectory is None:
         return None
-    judge = functools.partial(_judged_picks, config=program.config.selector)
-    target, advantage = jax.vmap(jax.vmap(judge))(trajectory.reward, trajectory.value)
+    config = program.config.selector
+    going_on = jnp.arange(config.k_sel) < config.k_sel - 1
+    judge = functools.partial(targets_and_advantages, config=config)
+    judge_all = jax.vmap(jax.vmap(judge, (0, None, 0)), (0, None, 0))
+    target, advantage = judge_all(trajectory.reward, going_on, trajectory.value)
     return selector.SelectorBatch(
         user=transitions.user,
         context=trajectory.state,
@@ -171,28 +172,6 @@ def _stored_picks(
         advantage=advantage,
         weight=transitions.weight,
     )
-
-
-def _judged_picks(
-    reward: Array, value: Array, *, config: SelectorConfig
-) -> tuple[Array, Array]:
-    """What the critic should have said of K picks, and their advantages `[K]`.
-
-    The picks are an episode, worth nothing after the last. How many are left makes most
-    of a return, and is not in a window of w_sel picks: with a `critic_target` of
-    "mean_reward" the critic is asked for G over their discounted number, and the
-    baseline is what it says times that number (ours).
-    """
-    last = jnp.arange(config.k_sel) == config.k_sel - 1
-    discount = jnp.where(last, 0.0, config.discount)
-    returns = functools.partial(
-        discounted_returns, discount_t=discount, bootstrap_value=jnp.zeros(())
-    )
-    total = returns(reward)
-    if config.critic_target == "return":
-        return total, total - value
-    left = returns(jnp.ones_like(reward))
-    return total / left, total - left * value
 
 
 def _random_order(key: Key, weight: Array) -> Array:
