@@ -148,6 +148,7 @@ def _distinct(
 _MASKED: Mapping[str, Any] = {"recommender.mask_used_items": True}
 # Where nobody leaves early and nothing repeats, later items pay whatever is shown now.
 _MYOPIC: Mapping[str, Any] = {**_MASKED, "recommender.discount": 0.0}
+_CRITIC: Mapping[str, Any] = {"recommender.critic_target": "mean_reward"}
 _WORLD_MODELS: dict[str, Mapping[str, Any]] = {
     "coat": {
         "world_model.negative_weight": 0.0,
@@ -170,7 +171,10 @@ def _main(dataset: str) -> Iterable[Row]:
 
 def _extensions(dataset: str) -> Iterable[Row]:
     """What extensions do to DARLR, and to methods without a selector: who gains?"""
-    extensions = {"masked": ("no repeats in training", _MASKED)}
+    extensions = {
+        "masked": ("no repeats in training", _MASKED),
+        "critic": ("a critic that need not know how many turns are left", _CRITIC),
+    }
     if dataset in _WORLD_MODELS:
         model = _WORLD_MODELS[dataset]
         extensions["myopic"] = ("no repeats in training, discount 0", _MYOPIC)
@@ -180,6 +184,9 @@ def _extensions(dataset: str) -> Iterable[Row]:
         yield Row(method, method, note=METHODS[method].summary)
         for name, (note, changes) in extensions.items():
             yield Row(f"{method}+{name}", method, changes, note, against=method)
+    both = {**_CRITIC, "selector.critic_target": "mean_reward"}
+    note = "and one that need not know how many picks are left"
+    yield Row("darlr+critics", "darlr", both, note, against="darlr+critic")
 
 
 # DARLR with one thing changed: name, changes or the method's name, note.
