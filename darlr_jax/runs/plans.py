@@ -148,7 +148,10 @@ def _distinct(
 _MASKED: Mapping[str, Any] = {"recommender.mask_used_items": True}
 # Where nobody leaves early and nothing repeats, later items pay whatever is shown now.
 _MYOPIC: Mapping[str, Any] = {**_MASKED, "recommender.discount": 0.0}
-_CRITIC: Mapping[str, Any] = {"recommender.critic_target": "mean_reward"}
+_CRITICS: Mapping[str, Any] = {
+    "recommender.critic_target": "mean_reward",
+    "selector.critic_target": "mean_reward",
+}
 _WORLD_MODELS: dict[str, Mapping[str, Any]] = {
     "coat": {
         "world_model.negative_weight": 0.0,
@@ -173,20 +176,22 @@ def _extensions(dataset: str) -> Iterable[Row]:
     """What extensions do to DARLR, and to methods without a selector: who gains?"""
     extensions = {
         "masked": ("no repeats in training", _MASKED),
-        "critic": ("a critic that need not know how many turns are left", _CRITIC),
+        "critics": ("critics that need not know how many steps are left", _CRITICS),
     }
     if dataset in _WORLD_MODELS:
         model = _WORLD_MODELS[dataset]
         extensions["myopic"] = ("no repeats in training, discount 0", _MYOPIC)
         extensions["world_model"] = ("world model chosen on the log", model)
-        extensions["all"] = ("all of them", {**model, **_MYOPIC})
+        extensions["all"] = (
+            "world model chosen on the log, no repeats, discount 0",
+            {**model, **_MYOPIC},
+        )
     for method in ("darlr", "darlr_nearest", "roler", "population_mean", "mbpo"):
         yield Row(method, method, note=METHODS[method].summary)
-        for name, (note, changes) in extensions.items():
+        read = fields_read(preset(dataset, method))
+        for name, (note, extension) in extensions.items():
+            changes = {n: v for n, v in extension.items() if n in read}
             yield Row(f"{method}+{name}", method, changes, note, against=method)
-    both = {**_CRITIC, "selector.critic_target": "mean_reward"}
-    note = "and one that need not know how many picks are left"
-    yield Row("darlr+critics", "darlr", both, note, against="darlr+critic")
 
 
 # DARLR with one thing changed: name, changes or the method's name, note.
