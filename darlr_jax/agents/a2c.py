@@ -42,6 +42,14 @@ class Losses(NamedTuple):
     entropy: Array  # [] of the policy, in nats
 
 
+class Judged(NamedTuple):
+    """The steps of an episode in hindsight."""
+
+    total: Array  # [T] returns G
+    target: Array  # [T] what the critic should have said
+    advantage: Array  # [T] G minus the baseline
+
+
 def discounted_returns(
     reward_t: Array, discount_t: Array, bootstrap_value: Array
 ) -> Array:
@@ -68,10 +76,10 @@ def discounted_returns(
     return returns
 
 
-def targets_and_advantages(
+def judge(
     reward_t: Array, going_on_t: Array, value_t: Array, config: A2CConfig
-) -> tuple[Array, Array]:
-    """What the critic should have said of an episode, and A_t = G_t - V_t.
+) -> Judged:
+    """Returns of an episode, what the critic should have said, and A_t = G_t - V_t.
 
     Episodes end after T steps at the latest, and how many are left makes most of a
     return: a state that does not show it, as a window of the last few steps, leaves the
@@ -86,18 +94,33 @@ def targets_and_advantages(
       value_t: `[T]` what the critic said when acting.
       config: `discount` and `critic_target`.
 
-    Returns:
-      Targets and advantages `[T]`. _Unbatched_, as `discounted_returns`.
+    _Unbatched_, as `discounted_returns`.
     """
     nothing = jnp.zeros(())
     total = discounted_returns(reward_t, config.discount * going_on_t, nothing)
     if config.critic_target == "return":
-        return total, total - value_t
+        return Judged(total, total, total - value_t)
     before_last = jnp.arange(reward_t.shape[0]) < reward_t.shape[0] - 1
     left = discounted_returns(
         jnp.ones_like(reward_t), config.discount * before_last, nothing
     )
-    return total / left, total - left * value_t
+    return Judged(total, total / left, total - left * value_t)
+
+
+def explained_variance(total: Array, advantage: Array, weight: Array) -> Array:
+    """1 - Var(A) / Var(G), the share of the returns' variance that the critic foresees.
+
+    0 of one that says the same of every state; below that it does harm. Arrays of one
+    shape; weights need not sum to one. 0 where all returns are the same.
+    """
+    share = weight / jnp.maximum(jnp.sum(weight), 1.0)
+
+    def variance(values: Array) -> Array:
+        return jnp.sum(share * (values - jnp.sum(share * values)) ** 2)
+
+    of_returns = variance(total)
+    safe = jnp.where(of_returns > 0, of_returns, 1.0)
+    return jnp.where(of_returns > 0, 1.0 - variance(advantage) / safe, 0.0)
 
 
 def actor_critic_loss(

@@ -105,6 +105,13 @@ _PANELS = (
         logarithmic=True,
     ),
     _Panel(
+        "What the critics foresee",
+        "Share of the returns' variance that the values explain. Near zero advantages "
+        "are noise: states do not tell how much of an episode is left.",
+        ("recommender_explained_variance",),
+        ("selector_explained_variance",),
+    ),
+    _Panel(
         "Entropy of the policies",
         "Nats. Near zero a policy has stopped trying anything else.",
         ("recommender_entropy",),

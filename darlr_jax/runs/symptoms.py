@@ -23,6 +23,7 @@ PATIENCE = 5
 
 DIVERGED = 10.0  # value loss, in units of its smallest value so far
 NEGLIGIBLE = 0.01  # of the first value loss; a smaller minimum counts as this
+BLIND = 0.25  # share of the returns' variance that a critic foresees
 DETERMINISTIC = 0.01  # nats; a policy below it has no choice left
 COMMITTEE = 1.5  # users picked, in units of k_sel: everyone gets nearly the same ones
 FEWER = 0.5  # users picked, in units of the first epoch's
@@ -107,6 +108,7 @@ def _rules(row: Row, k_sel: int | None) -> list[Rule]:
     """The rules that a run with these columns can be judged by."""
     score = score_name(row) or _SCORES[-1]
     rules: list[Rule] = [_DivergingCritic(agent) for agent in _AGENTS]
+    rules += [_BlindCritic(agent) for agent in _AGENTS]
     rules += [_DeterministicPolicy(agent) for agent in _AGENTS]
     rules += [_EarlyTermination(), _RewardHacking(score)]
     if k_sel is not None:
@@ -138,6 +140,30 @@ class _DivergingCritic(Rule):
         if not self._lasts(loss > DIVERGED * least):
             return None
         return f"value loss {loss:.3g} after {least:.3g}"
+
+
+class _BlindCritic(Rule):
+    """The critic foresees next to nothing of the returns: advantages are noise.
+
+    So it is where an episode has a fixed length and states do not tell how much of it
+    is left.
+    """
+
+    def __init__(self, agent: str):
+        self.name = f"blind critic ({agent})"
+        self.remedy = f"set {agent}.critic_target=mean_reward"
+        self._explained = f"{agent}_explained_variance"
+        self.needs = (self._explained,)
+        self._epochs = 0
+        self._lasts = _Lasting()
+
+    def look(self, row: Row) -> str | None:
+        self._epochs += 1
+        explained = row[self._explained]
+        lasts = self._lasts(explained < BLIND)
+        if not (lasts and self._epochs >= 2 * PATIENCE):  # first it has to learn
+            return None
+        return f"the value explains {explained:.0%} of the returns' variance"
 
 
 class _DeterministicPolicy(Rule):

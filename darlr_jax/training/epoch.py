@@ -105,11 +105,9 @@ def _count_picks(transitions: Transition, num_users: int) -> Array:
 
 def _epoch_metrics(sums: Sums) -> dict[str, Array]:
     metrics = {k: v / sums.transitions for k, v in sums.metrics.items()}
-    losses = {f"{k}_loss": v / sums.collects for k, v in sums.losses.items()}
-    for agent in ("recommender", "selector"):
-        if f"{agent}_entropy_loss" in losses:
-            losses[f"{agent}_entropy"] = losses.pop(f"{agent}_entropy_loss")
-    metrics |= losses
+    for name, value in sums.losses.items():
+        is_loss = not name.endswith(("_entropy", "_explained_variance"))
+        metrics[f"{name}_loss" if is_loss else name] = value / sums.collects
     if "first_visits" in metrics:
         first = metrics.pop("first_visits")
         metrics["uncertainty_first"] /= jnp.maximum(first, 1e-9)

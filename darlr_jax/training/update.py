@@ -12,9 +12,10 @@ from jax import lax
 
 from darlr_jax.agents import recommender, selector
 from darlr_jax.agents.a2c import (
+    explained_variance,
+    judge,
     normalized_weights,
     standardized,
-    targets_and_advantages,
 )
 from darlr_jax.config import A2CConfig
 from darlr_jax.simulation.environment import can_end_early
@@ -81,9 +82,9 @@ def update_agents(
 
     Returns:
       The new state, and `{recommender,selector}_{total,policy,value,entropy}` losses,
-      means over the minibatches.
+      means over the minibatches, with `{recommender,selector}_explained_variance`.
     """
-    batch = stored_decisions(transitions, program)
+    batch, explained = stored_decisions(transitions, program)
     key, order_key = jax.random.split(key)
     order = _random_order(order_key, batch.recommender.weight)
     step = functools.partial(
@@ -105,7 +106,7 @@ def update_agents(
     weight /= jnp.sum(weight)
     means = jax.tree.map(lambda *leaves: jnp.concatenate(leaves) @ weight, *losses)
     state = state.replace(recommender=learners.recommender, selector=learners.selector)
-    return state, means
+    return state, means | explained
 
 
 def minibatch_groups(weight: Array, program: Program) -> list[Group]:
@@ -130,48 +131,59 @@ def minibatch_groups(weight: Array, program: Program) -> list[Group]:
     return [Group(starts, ends, min(slots, 2 * size - 1))]
 
 
-def stored_decisions(transitions: Transition, program: Program) -> Batch:
-    """Flattens transitions `[T, B]` to decisions `[T * B]` with their returns."""
+def stored_decisions(
+    transitions: Transition, program: Program
+) -> tuple[Batch, dict[str, Array]]:
+    """Flattens transitions `[T, B]` to decisions `[T * B]` with their returns.
+
+    Beside them `{recommender,selector}_explained_variance`, scalars.
+    """
     config = program.config.recommender
-    judge = functools.partial(targets_and_advantages, config=config)
-    target, advantage = jax.vmap(judge, 1, 1)(
+    judge_session = functools.partial(judge, config=config)
+    judged = jax.vmap(judge_session, 1, 1)(
         transitions.reward, transitions.discount, transitions.value
     )
+    explained = explained_variance(judged.total, judged.advantage, transitions.weight)
+    metrics = {"recommender_explained_variance": explained}
+    picks = None
+    if transitions.selector is not None:
+        picks, explained = _stored_picks(transitions, transitions.selector, program)
+        metrics["selector_explained_variance"] = explained
     masks = config.mask_used_items
     batch = Batch(
         recommender.RecommenderBatch(
             observation=transitions.observation,
             used=transitions.used if masks else None,
             item=transitions.item,
-            target=target,
-            advantage=advantage,
+            target=judged.target,
+            advantage=judged.advantage,
             weight=transitions.weight,
         ),
-        _stored_picks(transitions, program),
+        picks,
     )
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+    return flat, metrics
 
 
 def _stored_picks(
-    transitions: Transition, program: Program
-) -> selector.SelectorBatch | None:
+    transitions: Transition, trajectory: SelectorTrajectory, program: Program
+) -> tuple[selector.SelectorBatch, Array]:
     """The selector's part: K picks are an episode, worth nothing after the last."""
-    trajectory: SelectorTrajectory | None = transitions.selector
-    if trajectory is None:
-        return None
     config = program.config.selector
     going_on = jnp.arange(config.k_sel) < config.k_sel - 1
-    judge = functools.partial(targets_and_advantages, config=config)
-    judge_all = jax.vmap(jax.vmap(judge, (0, None, 0)), (0, None, 0))
-    target, advantage = judge_all(trajectory.reward, going_on, trajectory.value)
-    return selector.SelectorBatch(
+    judge_picks = functools.partial(judge, config=config)
+    judge_all = jax.vmap(jax.vmap(judge_picks, (0, None, 0)), (0, None, 0))
+    judged = judge_all(trajectory.reward, going_on, trajectory.value)
+    weight = jnp.broadcast_to(transitions.weight[..., None], judged.total.shape)
+    picks = selector.SelectorBatch(
         user=transitions.user,
         context=trajectory.state,
         picked=trajectory.users,
-        target=target,
-        advantage=advantage,
+        target=judged.target,
+        advantage=judged.advantage,
         weight=transitions.weight,
     )
+    return picks, explained_variance(judged.total, judged.advantage, weight)
 
 
 def _random_order(key: Key, weight: Array) -> Array:

@@ -13,6 +13,7 @@ from darlr_jax.runs.symptoms import Rule, Watch, find_symptoms
 
 HEALTHY = {
     "recommender_value_loss": 50.0, "selector_value_loss": 20.0,
+    "recommender_explained_variance": 0.8, "selector_explained_variance": 0.8,
     "recommender_entropy": 1.0, "selector_entropy": 3.0,
     "effective_users_picked": 90.0, "inflation": 0.1, "estimate": 2.0, "penalty": 0.2,
     "FB_len_tra": 20.0, "NX_0_R_tra": 70.0, "NX_0_all_users_R_tra": 71.0,
@@ -54,6 +55,15 @@ def test_a_critic_diverges(agent):
     assert found(history(**{name: loss[:14] + [39.9] * 16})) == []
     spike = [*loss[:14], *[400.0] * 4, *loss[18:]]  # of fewer epochs than it takes
     assert found(history(**{name: spike})) == []
+
+
+@pytest.mark.parametrize("agent", ["recommender", "selector"])
+def test_a_critic_is_blind(agent):
+    name, rule = f"{agent}_explained_variance", f"blind critic ({agent})"
+    assert found(history(**{name: [0.24] * 30})) == [(rule, 0, 10)]  # time to learn
+    assert found(history(**{name: [0.26] * 30})) == []
+    assert found(history(**{name: then(0.0, 0.26, 10)})) == []
+    assert found(history(**{name: then(0.8, -1.0, 21)})) == [(rule, 0, 25)]
 
 
 def test_a_value_loss_near_zero_is_no_yardstick():

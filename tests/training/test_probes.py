@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from darlr_jax.agents import recommender
 from darlr_jax.config import ExperimentConfig
@@ -132,6 +133,23 @@ def test_the_critic_learns_what_remains_of_a_session():
             config=config.environment,
         )
     np.testing.assert_allclose(values, [1 + 0.9, 1], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("critic_target", "least", "most"),
+    [("return", 0.5, 0.69), ("mean_reward", 0.99, 1)],
+)
+def test_how_much_is_left_does_not_show_in_a_window(critic_target, least, most):
+    """Every item pays 1 for 8 turns: of 3 items the critic sees the first turns alone.
+
+    Of (1 - 0.9^n) / 0.1, n = 8 to 1, it can then tell 8, 7 and 6 from the rest, which
+    explains .683 of the variance. One asked for mean rewards has nothing to guess.
+    """
+    config = tiny(
+        "mbpo", **SIZES, recommender__critic_target=critic_target, tracker__window=3
+    )
+    _, history = train(world(config, np.ones((12, 10))), epochs=4)
+    assert least < history[-1]["recommender_explained_variance"] <= most
 
 
 def test_the_selector_finds_the_users_own_cluster():

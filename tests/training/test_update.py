@@ -181,7 +181,7 @@ def test_stored_returns_against_sums(critic_target):
         selector__critic_target=critic_target,
     )
     transitions, _ = roll_out(config, first_state(config))
-    batch = stored_decisions(transitions, assemble(config).program)
+    batch, explained = stored_decisions(transitions, assemble(config).program)
     num_turns, rows = transitions.item.shape
     lengths = transitions.weight.sum(axis=0).astype(int)
     assert 1 <= lengths.min() < lengths.max()
@@ -219,6 +219,19 @@ def test_stored_returns_against_sums(critic_target):
                 atol=1e-5,
             )
     assert num_turns * rows == len(batch.recommender.target)
+    of_slots = {
+        "recommender": np.repeat(turns_left, rows),
+        "selector": np.tile(picks_left, (num_turns * rows, 1)),
+    }
+    for agent, factor in of_slots.items():
+        decisions = jax.tree.map(np.asarray, getattr(batch, agent))
+        real = decisions.weight > 0
+        total, missed = (decisions.target * factor)[real], decisions.advantage[real]
+        np.testing.assert_allclose(
+            explained[f"{agent}_explained_variance"],
+            1 - missed.var() / total.var(),
+            rtol=1e-4,
+        )
 
 
 # --- padding --------------------------------------------------------------------------
