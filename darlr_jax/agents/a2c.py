@@ -42,10 +42,10 @@ class Losses(NamedTuple):
     entropy: Array  # [] of the policy, in nats
 
 
-class Judged(NamedTuple):
-    """The steps of an episode in hindsight."""
+class MonteCarlo(NamedTuple):
+    """The steps of an episode, once it is over."""
 
-    total: Array  # [T] returns G
+    returns: Array  # [T] G
     target: Array  # [T] what the critic should have said
     advantage: Array  # [T] G minus the baseline
 
@@ -76,9 +76,9 @@ def discounted_returns(
     return returns
 
 
-def judge(
+def monte_carlo(
     reward_t: Array, going_on_t: Array, value_t: Array, config: A2CConfig
-) -> Judged:
+) -> MonteCarlo:
     """Returns of an episode, what the critic should have said, and A_t = G_t - V_t.
 
     Episodes end after T steps at the latest, and how many are left makes most of a
@@ -97,17 +97,17 @@ def judge(
     _Unbatched_, as `discounted_returns`.
     """
     nothing = jnp.zeros(())
-    total = discounted_returns(reward_t, config.discount * going_on_t, nothing)
+    returns = discounted_returns(reward_t, config.discount * going_on_t, nothing)
     if config.critic_target == "return":
-        return Judged(total, total, total - value_t)
+        return MonteCarlo(returns, returns, returns - value_t)
     before_last = jnp.arange(reward_t.shape[0]) < reward_t.shape[0] - 1
     left = discounted_returns(
         jnp.ones_like(reward_t), config.discount * before_last, nothing
     )
-    return Judged(total, total / left, total - left * value_t)
+    return MonteCarlo(returns, returns / left, returns - left * value_t)
 
 
-def explained_variance(total: Array, advantage: Array, weight: Array) -> Array:
+def explained_variance(returns: Array, advantage: Array, weight: Array) -> Array:
     """1 - Var(A) / Var(G), the share of the returns' variance that the critic foresees.
 
     0 of one that says the same of every state; below that it does harm. Arrays of one
@@ -118,7 +118,7 @@ def explained_variance(total: Array, advantage: Array, weight: Array) -> Array:
     def variance(values: Array) -> Array:
         return jnp.sum(share * (values - jnp.sum(share * values)) ** 2)
 
-    of_returns = variance(total)
+    of_returns = variance(returns)
     safe = jnp.where(of_returns > 0, of_returns, 1.0)
     return jnp.where(of_returns > 0, 1.0 - variance(advantage) / safe, 0.0)
 

@@ -13,7 +13,7 @@ from jax import lax
 from darlr_jax.agents import recommender, selector
 from darlr_jax.agents.a2c import (
     explained_variance,
-    judge,
+    monte_carlo,
     normalized_weights,
     standardized,
 )
@@ -139,11 +139,13 @@ def stored_decisions(
     Beside them `{recommender,selector}_explained_variance`, scalars.
     """
     config = program.config.recommender
-    judge_session = functools.partial(judge, config=config)
-    judged = jax.vmap(judge_session, 1, 1)(
+    of_session = functools.partial(monte_carlo, config=config)
+    outcome = jax.vmap(of_session, 1, 1)(
         transitions.reward, transitions.discount, transitions.value
     )
-    explained = explained_variance(judged.total, judged.advantage, transitions.weight)
+    explained = explained_variance(
+        outcome.returns, outcome.advantage, transitions.weight
+    )
     metrics = {"recommender_explained_variance": explained}
     picks = None
     if transitions.selector is not None:
@@ -155,8 +157,8 @@ def stored_decisions(
             observation=transitions.observation,
             used=transitions.used if masks else None,
             item=transitions.item,
-            target=judged.target,
-            advantage=judged.advantage,
+            target=outcome.target,
+            advantage=outcome.advantage,
             weight=transitions.weight,
         ),
         picks,
@@ -171,19 +173,19 @@ def _stored_picks(
     """The selector's part: K picks are an episode, worth nothing after the last."""
     config = program.config.selector
     going_on = jnp.arange(config.k_sel) < config.k_sel - 1
-    judge_picks = functools.partial(judge, config=config)
-    judge_all = jax.vmap(jax.vmap(judge_picks, (0, None, 0)), (0, None, 0))
-    judged = judge_all(trajectory.reward, going_on, trajectory.value)
-    weight = jnp.broadcast_to(transitions.weight[..., None], judged.total.shape)
+    of_picks = functools.partial(monte_carlo, config=config)
+    of_all = jax.vmap(jax.vmap(of_picks, (0, None, 0)), (0, None, 0))
+    outcome = of_all(trajectory.reward, going_on, trajectory.value)
+    weight = jnp.broadcast_to(transitions.weight[..., None], outcome.returns.shape)
     picks = selector.SelectorBatch(
         user=transitions.user,
         context=trajectory.state,
         picked=trajectory.users,
-        target=judged.target,
-        advantage=judged.advantage,
+        target=outcome.target,
+        advantage=outcome.advantage,
         weight=transitions.weight,
     )
-    return picks, explained_variance(judged.total, judged.advantage, weight)
+    return picks, explained_variance(outcome.returns, outcome.advantage, weight)
 
 
 def _random_order(key: Key, weight: Array) -> Array:

@@ -97,11 +97,13 @@ def test_returns_of_a_batch_keep_time_in_front():
 
 
 @variants
-def test_advantages_worked_numbers(variant):
+def test_monte_carlo_worked_numbers(variant):
     """Of steps that bring 2 each, three of them at most, gamma = 1/2."""
     reward, going_on = jnp.full(3, 2.0), jnp.array([1.0, 1.0, 0.0])
-    judge = variant(functools.partial(a2c.judge, config=A2CConfig(discount=0.5)))
-    _, target, advantage = judge(reward, going_on, jnp.full(3, 2.0))
+    of_episode = variant(
+        functools.partial(a2c.monte_carlo, config=A2CConfig(discount=0.5))
+    )
+    _, target, advantage = of_episode(reward, going_on, jnp.full(3, 2.0))
     np.testing.assert_allclose(target, [3.5, 3.0, 2.0])
     np.testing.assert_allclose(advantage, [1.5, 1.0, 0.0])
 
@@ -111,14 +113,14 @@ def test_a_critic_of_mean_rewards_need_not_know_what_is_left(variant):
     """As above: one number is right at every step, and what is not pays off."""
     reward, going_on = jnp.full(3, 2.0), jnp.array([1.0, 1.0, 0.0])
     config = A2CConfig(discount=0.5, critic_target="mean_reward")
-    judge = variant(functools.partial(a2c.judge, config=config))
-    _, target, advantage = judge(reward, going_on, jnp.full(3, 2.0))
+    of_episode = variant(functools.partial(a2c.monte_carlo, config=config))
+    _, target, advantage = of_episode(reward, going_on, jnp.full(3, 2.0))
     np.testing.assert_allclose(target, 2.0)
     np.testing.assert_allclose(advantage, 0.0, atol=1e-6)
-    _, _, advantage = judge(reward, going_on, jnp.full(3, 1.0))
+    _, _, advantage = of_episode(reward, going_on, jnp.full(3, 1.0))
     np.testing.assert_allclose(advantage, [1.75, 1.5, 1.0])
     # Who leaves after the second step brings less than could be had.
-    _, target, _ = judge(reward, jnp.array([1.0, 0.0, 0.0]), jnp.zeros(3))
+    _, target, _ = of_episode(reward, jnp.array([1.0, 0.0, 0.0]), jnp.zeros(3))
     np.testing.assert_allclose(target[:2], [3.0 / 1.75, 2.0 / 1.5], rtol=1e-6)
 
 
