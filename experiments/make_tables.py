@@ -17,6 +17,7 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from absl import flags
@@ -28,6 +29,7 @@ from darlr_jax.runs.comparison import (
     comparison_table,
     matrix_of,
     outcomes_of,
+    paired,
     runs_of,
     with_matrix,
 )
@@ -43,7 +45,7 @@ from darlr_jax.runs.plan_tables import (
 )
 from darlr_jax.runs.published import PublishedScores, faults
 from darlr_jax.runs.report import results_report
-from darlr_jax.runs.results import summary_table, to_markdown
+from darlr_jax.runs.results import load_metrics, summary_table, to_markdown
 from experiments import cli
 
 AGAINST = "mbpo"  # what the other runs are paired with: the plainest learner
@@ -54,6 +56,11 @@ RESULTS = flags.DEFINE_string("results", "results", "Folder with raw/ and publis
 PAGES_TO_FILL = flags.DEFINE_list(
     "pages", list(PAGES), "Pages whose tables are replaced; none: leave pages alone."
 )
+_OF_CHANGED = (
+    *("method", "seeds", "epochs", "NX_0 R_tra", "± 95 %", "last 25 %"),
+    *("NX_0 all users", "FB R_tra", "NX_10 R_tra"),
+)
+_PAIRED = "to the method as it is, of all users, paired by seed, over common epochs"
 _BLOCK = re.compile(r"(<!-- (tables/\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -135,7 +142,9 @@ def dataset_table(root: pathlib.Path, dataset: str) -> str:
 def changed_table(root: pathlib.Path, dataset: str) -> str | None:
     """The other runs of a group, but for those that a plan's own table has.
 
-    None where there are none, or no methods (`dataset_table` has all of them then).
+    Beside each stands how far it is from its method as it is, where that is there: of
+    all users, paired by seed, over the epochs that both have. None where there are no
+    such runs, or no methods (`dataset_table` has all of them then).
     """
     folder = root / "raw" / dataset
     plans, runs = runs_in_plans(folder), runs_of(folder)
@@ -145,19 +154,37 @@ def changed_table(root: pathlib.Path, dataset: str) -> str | None:
     others = [run for run in runs if run.name not in {*METHODS, *elsewhere}]
     if not others or not any(run.name in METHODS for run in runs):
         return None
-    return _table(root, others, named=True)
+    table = summary_table(others)[list(_OF_CHANGED)]
+    table.insert(1, "changed", own_changes(load_config(run) for run in others))
+    table.insert(0, "row", [run.name for run in others])
+    from_method = pd.DataFrame([_from_method(run) for run in others])
+    note = f"difference: {_PAIRED}; [ ]: 95 % bootstrap interval."
+    table = pd.concat([table, from_method], axis=1)
+    return f"{to_markdown(table)}\n\n{note}{_notes(others)}"
 
 
-def _table(
-    root: pathlib.Path, runs: Sequence[pathlib.Path], *, named: bool = False
-) -> str:
+def _from_method(run: pathlib.Path) -> dict[str, Any]:
+    """How far a changed run is from its method."""
+    config = load_config(run)
+    method = run.with_name(config.method)
+    pair = None
+    if method.is_dir():
+        pair = paired(load_metrics(run), load_metrics(method))
+    if pair is None:
+        return dict.fromkeys(("difference", "± 95 % (t)", "seeds ahead"))
+    return {
+        "difference": pair.difference,
+        "± 95 % (t)": pair.half_width,
+        "seeds ahead": pair.ahead,
+    }
+
+
+def _table(root: pathlib.Path, runs: Sequence[pathlib.Path]) -> str:
     published = pd.read_csv(root / "published" / "scores.csv")
     table = summary_table(runs, published).drop(columns=["data set", "max"])
     changes = own_changes(load_config(run) for run in runs)
     if any(changes):
         table.insert(1, "changed", changes)
-    if named:
-        table.insert(0, "row", [run.name for run in runs])
     beside = table.loc[table["published"].notna(), "method"]
     if beside.empty:
         table = table.drop(columns=["published", "difference"])

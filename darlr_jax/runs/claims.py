@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from darlr_jax.runs.comparison import Outcome, paired_scores, same_exit_rule
+from darlr_jax.runs.comparison import Outcome, paired, same_exit_rule
 from darlr_jax.runs.published import PublishedScores
-from darlr_jax.runs.results import mean_and_interval
-from darlr_jax.runs.statistics import paired_difference
 
 
 class Claim(NamedTuple):
@@ -58,7 +56,7 @@ def claims_table(
     """One row a claim of which both methods have run and were published.
 
     Claims about rows that were published at another exit rule than ours are left out,
-    and so are runs of twins.
+    and so are runs of twins, and pairs of runs without a common seed.
 
     Args:
       dataset: of the runs.
@@ -78,9 +76,10 @@ def claims_table(
         if (score := _published(dataset, outcome, published)) is not None
     }
     rows = [
-        _row(claim, methods, scores)
+        row
         for claim in CLAIMS
         if claim.first in scores and claim.second in scores
+        if (row := _row(claim, methods, scores)) is not None
     ]
     return pd.DataFrame(rows) if rows else None
 
@@ -118,21 +117,20 @@ def _published(
 
 def _row(
     claim: Claim, methods: Mapping[str, Outcome], scores: Mapping[str, float]
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     first, second = methods[claim.first].metrics, methods[claim.second].metrics
     assert first is not None and second is not None  # `_published` saw to it
-    ours, theirs = paired_scores(first, second)
-    common = sorted(ours.keys() & theirs.keys())
-    differences = [ours[seed] - theirs[seed] for seed in common]
-    mean, half_width = mean_and_interval(differences)
+    pair = paired(first, second)
+    if pair is None:
+        return None
     difference = scores[claim.first] - scores[claim.second]
     return {
         "difference": f"{claim.first} less {claim.second}",
         "what it measures": claim.about,
         "published": difference,
-        "here": paired_difference(ours, theirs),
-        "± 95 % (t)": half_width,
-        "seeds ahead": f"{sum(d > 0 for d in differences)} of {len(common)}",
-        "epochs": min(int(first["epoch"].max()), int(second["epoch"].max())),
-        "verdict": verdict(difference, mean, half_width),
+        "here": pair.difference,
+        "± 95 % (t)": pair.half_width,
+        "seeds ahead": pair.ahead,
+        "epochs": pair.epochs,
+        "verdict": verdict(difference, pair.difference.value, pair.half_width),
     }

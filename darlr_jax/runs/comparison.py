@@ -138,6 +138,30 @@ def paired_scores(
     return left, right
 
 
+class Pair(NamedTuple):
+    """What two runs differ by, seed by seed."""
+
+    difference: Interval  # its bootstrap interval
+    half_width: float  # of Student's
+    ahead: str  # how many of the common seeds the first is ahead with
+    epochs: int  # compared
+
+
+def paired(first: pd.DataFrame, second: pd.DataFrame) -> Pair | None:
+    """The difference of two runs by `paired_scores`; None without a common seed."""
+    ours, theirs = paired_scores(first, second)
+    common = sorted(ours.keys() & theirs.keys())
+    if not common:
+        return None
+    differences = [ours[seed] - theirs[seed] for seed in common]
+    return Pair(
+        difference=paired_difference(ours, theirs),
+        half_width=mean_and_interval(differences)[1],
+        ahead=f"{sum(value > 0 for value in differences)} of {len(common)}",
+        epochs=min(int(first["epoch"].max()), int(second["epoch"].max())),
+    )
+
+
 def where_it_helps(outcomes: Sequence[Outcome], table: pd.DataFrame) -> list[str]:
     """For each line of a figure: at which places it is above its pair, and where below.
 
@@ -233,14 +257,13 @@ def _pairing(
     other = by_name.get(row.against or "")
     if other is None or other.metrics is None:
         return cells
-    ours, theirs = paired_scores(metrics, other.metrics)
-    common = ours.keys() & theirs.keys()
-    if not common:
+    pair = paired(metrics, other.metrics)
+    if pair is None:
         return cells | {"seeds ahead": "no common seed"}
-    ahead = sum(ours[seed] > theirs[seed] for seed in common)
+    ours, theirs = paired_scores(metrics, other.metrics)
     return cells | {
-        "difference": paired_difference(ours, theirs),
-        "seeds ahead": f"{ahead} of {len(common)}",
+        "difference": pair.difference,
+        "seeds ahead": pair.ahead,
         "P(better)": probability_of_improvement(
             [list(ours.values())], [list(theirs.values())]
         ),

@@ -24,13 +24,16 @@ def results(tmp_path):
     """A folder of results, and how runs get into it: method and matrix."""
     shutil.copytree(ROOT / "results" / "published", tmp_path / "published")
 
-    def write(method, matrix, changes=None, name=None):
+    def write(method, matrix, changes=None, name=None, gain=0.0):
         config = replace(preset("coat", method), changes or {})
         with open_run(tmp_path / "raw" / "coat" / (name or method), config) as run:
             run.update(ground_truth=matrix)
             writer = MetricsWriter(run)
             for epoch in range(1, 5):
-                writer.write([metrics_row(seed, epoch) for seed in (0, 1)])
+                rows = [metrics_row(seed, epoch) for seed in (0, 1)]
+                for row in rows:
+                    row["NX_0_all_users_R_tra"] += gain * (1 + row["seed"])
+                writer.write(rows)
             writer.close()
 
     write.root = tmp_path
@@ -109,3 +112,16 @@ def test_runs_of_other_names_alone_are_one_table(results):
     files = make_tables.files_of(results.root, "coat")
     assert "tracker.window=5" in files["tables/coat.md"]
     assert "tables/coat_changed.md" not in files
+
+
+def test_a_changed_row_stands_beside_its_method(results):
+    results("mbpo", None)
+    results("mbpo", None, {"tracker.window": 5}, "mbpo_long", gain=2.0)
+    results("roler", None, {"tracker.window": 5}, "roler_long")  # whose method is not
+
+    table = make_tables.files_of(results.root, "coat")["tables/coat_changed.md"]
+
+    lines = [line.split("|")[1:-1] for line in table.splitlines()[2:4]]
+    cells = {line[0].strip(): [cell.strip() for cell in line[-3:]] for line in lines}
+    assert cells["mbpo_long"][::2] == ["3.00 [2.00, 4.00]", "2 of 2"]
+    assert cells["roler_long"] == ["n/a"] * 3
