@@ -111,9 +111,9 @@ def explained_variance(returns: Array, advantage: Array, weight: Array) -> Array
     """1 - Var(A) / Var(G), the share of the returns' variance that the critic foresees.
 
     0 of one that says the same of every state; below that it does harm. Arrays of one
-    shape; weights need not sum to one. 0 where all returns are the same.
+    shape, `weight` 1 of what is real and 0 of padding. 0 where all returns are the same.
     """
-    share = weight / jnp.maximum(jnp.sum(weight), 1.0)
+    share = normalized_weights(weight)
 
     def variance(values: Array) -> Array:
         return jnp.sum(share * (values - jnp.sum(share * values)) ** 2)
