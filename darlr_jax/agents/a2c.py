@@ -111,7 +111,7 @@ def explained_variance(returns: Array, advantage: Array, weight: Array) -> Array
     """1 - Var(A) / Var(G), the share of the returns' variance that the critic foresees.
 
     0 of one that says the same of every state; below that it does harm. Arrays of one
-    shape, `weight` 1 of what is real and 0 of padding. 0 where all returns are the same.
+    shape, `weight` 1 of what is real and 0 of padding; 0 if all returns are the same.
     """
     share = normalized_weights(weight)
 
