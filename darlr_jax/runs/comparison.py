@@ -141,6 +141,8 @@ def paired_scores(
 class Pair(NamedTuple):
     """What two runs differ by, seed by seed."""
 
+    first: dict[int, float]  # seed -> score, as of `paired_scores`
+    second: dict[int, float]
     difference: Interval  # its bootstrap interval
     half_width: float  # of Student's
     ahead: str  # how many of the common seeds the first is ahead with
@@ -155,6 +157,8 @@ def paired(first: pd.DataFrame, second: pd.DataFrame) -> Pair | None:
         return None
     differences = [ours[seed] - theirs[seed] for seed in common]
     return Pair(
+        first=ours,
+        second=theirs,
         difference=paired_difference(ours, theirs),
         half_width=mean_and_interval(differences)[1],
         ahead=f"{sum(value > 0 for value in differences)} of {len(common)}",
@@ -260,12 +264,11 @@ def _pairing(
     pair = paired(metrics, other.metrics)
     if pair is None:
         return cells | {"seeds ahead": "no common seed"}
-    ours, theirs = paired_scores(metrics, other.metrics)
     return cells | {
         "difference": pair.difference,
         "seeds ahead": pair.ahead,
         "P(better)": probability_of_improvement(
-            [list(ours.values())], [list(theirs.values())]
+            [list(pair.first.values())], [list(pair.second.values())]
         ),
     }
 
