@@ -24,17 +24,17 @@ class Claim(NamedTuple):
 
 
 CLAIMS = (  # what the tables of DARLR, ROLeR and DORL are read for
-    Claim("darlr", "roler", "selected references, dynamic uncertainty"),
+    Claim("darlr", "roler", "selection, dynamic uncertainty"),
     Claim("darlr", "mbpo", "all of DARLR"),
-    Claim("roler", "mbpo", "the mean of the nearest users, and its tracker"),
+    Claim("roler", "mbpo", "the nearest users' mean, and its tracker"),
     Claim("ips", "mbpo", "propensity weights"),
     Claim("mopo", "mbpo", "the penalty on variance"),
     Claim("dorl", "mbpo", "that penalty and the entropy bonus"),
-    Claim("mbpo", "sqn", "a world model, against the log alone"),
+    Claim("mbpo", "sqn", "a world model, against the log"),
     Claim("mbpo", "bcq", "the same"),
     Claim("mbpo", "cql", "the same"),
     Claim("mbpo", "crr", "the same"),
-    Claim("mbpo", "ucb", "planning, against a bandit on one world model"),
+    Claim("mbpo", "ucb", "planning, against a bandit"),
     Claim("mbpo", "epsilon_greedy", "the same"),
     Claim("gt", "mbpo", "what the true reward would give"),
     Claim("gt", "darlr", "what DARLR leaves of that"),
