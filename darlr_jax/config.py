@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import typing
 import warnings
 from collections.abc import Iterable, Mapping
@@ -455,7 +456,7 @@ def _replace_one(config: Any, path: list[str], value: Any, full: str) -> Any:
         parent = full.removesuffix(".".join(path))
         hint = nearest_name(name, fields).replace("mean '", f"mean '{parent}")
         raise ConfigError(f"{full}: no such field; {hint}")
-    current = getattr(config, name)
+    current, kind = getattr(config, name), typing.cast(Any, type(config))
     if rest:
         value = _replace_one(current, rest, value, full)
     elif dataclasses.is_dataclass(current):
@@ -463,11 +464,14 @@ def _replace_one(config: Any, path: list[str], value: Any, full: str) -> Any:
             f"{full}: is a group of fields; set one, as {full}.NAME=VALUE"
         )
     else:
-        expected = typing.get_type_hints(type(config))[name]
-        value = _coerce(value, expected, full)
+        value = _coerce(value, _types_of(kind)[name], full)
         _check(value, fields[name].metadata, full)
-    group: Any = config
-    return dataclasses.replace(group, **{name: value})
+    return dataclasses.replace(typing.cast(Any, config), **{name: value})
+
+
+@functools.cache  # annotations are texts here: reading them is most of `replace`
+def _types_of(group: type) -> dict[str, Any]:
+    return typing.get_type_hints(group)
 
 
 def _coerce(value: Any, expected: Any, full: str) -> Any:

@@ -23,29 +23,17 @@ import pandas as pd
 from absl import flags
 
 from darlr_jax.files import replacing
-from darlr_jax.methods import METHODS
 from darlr_jax.runs import claims
-from darlr_jax.runs.comparison import (
-    comparison_table,
-    matrix_of,
-    outcomes_of,
-    paired,
-    runs_of,
-    with_matrix,
-)
+from darlr_jax.runs.comparison import comparison_table, paired, with_matrix
 from darlr_jax.runs.costs import costs_table
-from darlr_jax.runs.directory import RunError, load_config, writing
+from darlr_jax.runs.directory import RunError, writing
 from darlr_jax.runs.fields import in_words, own_changes, shared_changes
 from darlr_jax.runs.formats import to_csv
-from darlr_jax.runs.plan_tables import (
-    brief_text,
-    plan_texts,
-    runs_in_plans,
-    whole_plans,
-)
+from darlr_jax.runs.groups import Group, WholePlan, read_group
+from darlr_jax.runs.plan_tables import brief_text, plan_texts
 from darlr_jax.runs.published import PublishedScores, faults
 from darlr_jax.runs.report import results_report
-from darlr_jax.runs.results import load_metrics, summary_table, to_markdown
+from darlr_jax.runs.results import FinishedRun, summary_table, to_markdown
 from experiments import cli
 
 AGAINST = "mbpo"  # what the other runs are paired with: the plainest learner
@@ -106,70 +94,67 @@ def _write(target: pathlib.Path, text: str) -> None:
 
 def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
     """Path below `root` -> content, of all that is made of a group of runs."""
-    runs = runs_of(root / "raw" / dataset)
+    group = read_group(root / "raw" / dataset)
     published = PublishedScores(root / "published")
-    outcomes = outcomes_of(runs, AGAINST)
-    table = comparison_table(dataset, outcomes, published)
-    truth = matrix_of(runs)
-    made = {}
-    for plan, rows in whole_plans(root / "raw" / dataset):
-        name = f"tables/{dataset}_{plan.table}"
-        compared = comparison_table(plan.dataset, rows, published)
-        made[f"{name}_brief.md"] = brief_text(plan, rows, compared, truth)
-        for suffix, text in plan_texts(plan, rows, compared, truth).items():
-            made[name + suffix] = text
-    if (changed := changed_table(root, dataset)) is not None:
-        made[f"tables/{dataset}_changed.md"] = f"{changed}\n"
-    claimed = claims.claims_table(dataset, outcomes, published)
-    if claimed is not None:
-        text = f"{to_markdown(claimed)}\n\n{claims.NOTE}\n"
-        made[f"tables/{dataset}_claims.md"] = text
-    return made | {
-        f"tables/{dataset}.md": dataset_table(root, dataset) + "\n",
-        f"tables/{dataset}_costs.md": to_markdown(costs_table(runs)) + "\n",
-        f"tables/{dataset}_paired.md": f"{to_markdown(table)}{_notes(runs)}\n",
-        f"tables/{dataset}_paired.csv": to_csv(with_matrix(table, truth)),
-        f"reports/{dataset}.html": results_report(dataset, runs, published, AGAINST),
+    tables = {f"{dataset}.md": _methods_table(group, root)}
+    tables |= _paired_tables(group, published)
+    tables[f"{dataset}_costs.md"] = f"{to_markdown(costs_table(group.runs))}\n"
+    if group.methods and group.others:
+        tables[f"{dataset}_changed.md"] = _changed_table(group)
+    for whole in group.plans:
+        tables |= _plan_tables(whole, group, published)
+    page = results_report(group, published, AGAINST)
+    return {f"tables/{name}": text for name, text in tables.items()} | {
+        f"reports/{dataset}.html": page
     }
 
 
-def dataset_table(root: pathlib.Path, dataset: str) -> str:
-    """The runs of a group that are called as methods, beside the published scores."""
-    runs = runs_of(root / "raw" / dataset)
-    return _table(root, [run for run in runs if run.name in METHODS] or runs)
+def _methods_table(group: Group, root: pathlib.Path) -> str:
+    """Runs called as methods, or all, beside the published scores."""
+    published = pd.read_csv(root / "published" / "scores.csv")
+    runs = group.methods or group.runs
+    table = summary_table(runs, published).drop(columns=["data set", "max"])
+    changes = own_changes(run.config for run in runs)
+    if any(changes):
+        table.insert(1, "changed", changes)
+    beside = table.loc[table["published"].notna(), "method"]
+    if beside.empty:
+        table = table.drop(columns=["published", "difference"])
+    return _text(table, [*_notes(group, runs), *faults(beside)])
 
 
-def changed_table(root: pathlib.Path, dataset: str) -> str | None:
-    """The other runs of a group, but for those that a plan's own table has.
+def _paired_tables(group: Group, published: PublishedScores) -> dict[str, str]:
+    """Methods and runs of no plan with intervals and pairs, and what is claimed."""
+    outcomes, name = group.outcomes(AGAINST), group.name
+    table = comparison_table(group.dataset, outcomes, published)
+    notes = _notes(group, [*group.methods, *group.others])
+    made = {
+        f"{name}_paired.md": _text(table, notes),
+        f"{name}_paired.csv": to_csv(with_matrix(table, group.truth)),
+    }
+    claimed = claims.claims_table(group.dataset, outcomes, published)
+    if claimed is not None:
+        made[f"{name}_claims.md"] = _text(claimed, [claims.NOTE])
+    return made
 
-    Beside each stands how far it is from its method as it is, where that is there: of
-    all users, paired by seed, over the epochs that both have. None where there are no
-    such runs, or no methods (`dataset_table` has all of them then).
+
+def _changed_table(group: Group) -> str:
+    """The other runs, each beside its method as it is, where that is there.
+
+    Differences are of all users, paired by seed, over the epochs that both have.
     """
-    folder = root / "raw" / dataset
-    plans, runs = runs_in_plans(folder), runs_of(folder)
-    elsewhere = set().union(
-        *(names for table, names in plans.items() if table != "main")
-    )
-    others = [run for run in runs if run.name not in {*METHODS, *elsewhere}]
-    if not others or not any(run.name in METHODS for run in runs):
-        return None
-    table = summary_table(others)[list(_OF_CHANGED)]
-    table.insert(1, "changed", own_changes(load_config(run) for run in others))
-    table.insert(0, "row", [run.name for run in others])
-    from_method = pd.DataFrame([_from_method(run) for run in others])
+    runs, methods = group.others, {run.name: run for run in group.methods}
+    table = summary_table(runs)[list(_OF_CHANGED)]
+    table.insert(1, "changed", own_changes(run.config for run in runs))
+    table.insert(0, "row", [run.name for run in runs])
+    pairs = [_from_method(run, methods.get(run.config.method)) for run in runs]
     note = f"difference: {_PAIRED}; [ ]: 95 % bootstrap interval."
-    table = pd.concat([table, from_method], axis=1)
-    return f"{to_markdown(table)}\n\n{note}{_notes(others)}"
+    table = pd.concat([table, pd.DataFrame(pairs)], axis=1)
+    return _text(table, [note, *_notes(group, runs)])
 
 
-def _from_method(run: pathlib.Path) -> dict[str, Any]:
-    """How far a changed run is from its method."""
-    config = load_config(run)
-    method = run.with_name(config.method)
-    pair = None
-    if method.is_dir():
-        pair = paired(load_metrics(run), load_metrics(method))
+def _from_method(run: FinishedRun, method: FinishedRun | None) -> dict[str, Any]:
+    pair = None if method is None else paired(run.metrics, method.metrics)
     if pair is None:
         return dict.fromkeys(("difference", "± 95 % (t)", "seeds ahead"))
     return {
@@ -179,26 +164,25 @@ def _from_method(run: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _table(root: pathlib.Path, runs: Sequence[pathlib.Path]) -> str:
-    published = pd.read_csv(root / "published" / "scores.csv")
-    table = summary_table(runs, published).drop(columns=["data set", "max"])
-    changes = own_changes(load_config(run) for run in runs)
-    if any(changes):
-        table.insert(1, "changed", changes)
-    beside = table.loc[table["published"].notna(), "method"]
-    if beside.empty:
-        table = table.drop(columns=["published", "difference"])
-    notes = "".join(f"\n\n{sentence}" for sentence in faults(beside))
-    return to_markdown(table) + _notes(runs) + notes
+def _plan_tables(
+    whole: WholePlan, group: Group, published: PublishedScores
+) -> dict[str, str]:
+    plan, rows = whole.plan, whole.outcomes
+    table = comparison_table(plan.dataset, rows, published)
+    texts = plan_texts(plan, rows, table, group.truth)
+    texts["_brief.md"] = brief_text(plan, rows, table, group.truth)
+    return {f"{group.name}_{plan.table}{end}": text for end, text in texts.items()}
 
 
-def _notes(runs: Sequence[pathlib.Path]) -> str:
+def _notes(group: Group, runs: Sequence[FinishedRun]) -> list[str]:
     """What all rows changed of their presets, and which matrix pays them."""
-    shared = in_words(shared_changes(load_config(run) for run in runs))
-    truth = matrix_of(runs)
-    return (f"\n\nAll rows: {shared}." if shared else "") + (
-        f"\n\nEvaluation pays: {truth}." if truth is not None else ""
-    )
+    shared = in_words(shared_changes(run.config for run in runs))
+    notes = [f"All rows: {shared}."] * bool(shared)
+    return notes + [f"Evaluation pays: {group.truth}."] * (group.truth is not None)
+
+
+def _text(table: pd.DataFrame, notes: Sequence[str]) -> str:
+    return "\n\n".join([to_markdown(table), *notes]) + "\n"
 
 
 if __name__ == "__main__":

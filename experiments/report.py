@@ -16,8 +16,8 @@ from absl import flags
 
 from darlr_jax.config import ConfigError
 from darlr_jax.files import replacing
-from darlr_jax.runs.comparison import runs_of
 from darlr_jax.runs.directory import writing
+from darlr_jax.runs.groups import read_group
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.report import results_report, run_report
 from experiments import cli
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     if RUN.value:
         page = run_report(folder, published)
     else:
-        page = results_report(folder.name, runs_of(folder), published, AGAINST.value)
+        page = results_report(read_group(folder), published, AGAINST.value)
     target = pathlib.Path(OUTPUT.value or folder / "report.html")
     with writing(target), replacing(target) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -7,29 +7,25 @@ is; one of a single seed says "1 seed"; one that failed stops the table.
 from __future__ import annotations
 
 import math
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from darlr_jax.config import ExperimentConfig
-from darlr_jax.methods import METHODS
-from darlr_jax.runs.directory import RunDirectory, RunError, load_config, read_json
+from darlr_jax.runs.directory import RunError
 from darlr_jax.runs.fields import own_changes
 from darlr_jax.runs.plans import Row
 from darlr_jax.runs.published import Published, PublishedScores
 from darlr_jax.runs.results import (
     ALL_USERS,
     SCORE,
+    FinishedRun,
     epoch_mean,
     final_policy,
     last_quarter,
-    load_metrics,
     mean_and_interval,
     published_score,
-    require_whole,
 )
 from darlr_jax.runs.statistics import (
     Interval,
@@ -54,39 +50,18 @@ class Outcome(NamedTuple):
     state: str  # and how far it is
 
 
-def runs_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The run directories of a folder, in the order of the table of methods.
-
-    Raises:
-      RunError: there are none, or a folder among them is none.
-    """
-    runs = [path for path in folder.glob("*") if path.is_dir()]
-    if not runs:
-        raise RunError(f"{folder}: holds no run directories")
-    order = {name: place for place, name in enumerate(METHODS)}
-    return sorted(runs, key=lambda run: (order.get(run.name, len(order)), run.name))
-
-
-def outcomes_of(
-    run_dirs: Sequence[str | os.PathLike[str]], against: str | None
-) -> list[Outcome]:
-    """Run directories as rows, called by their names and compared with one of them.
+def outcomes_of(runs: Sequence[FinishedRun], against: str | None) -> list[Outcome]:
+    """Runs as rows, called by their names and compared with one of them.
 
     What they changed of their presets, beside what all of them changed
     (`shared_changes`), is said in words and hides no published score.
-
-    Raises:
-      RunError: a run failed or is malformed.
     """
-    runs = [pathlib.Path(run_dir) for run_dir in run_dirs]
-    for run in runs:
-        require_whole(run)
-    configs = [load_config(run) for run in runs]
+    notes = own_changes(run.config for run in runs)
     outcomes = []
-    for run, config, note in zip(runs, configs, own_changes(configs), strict=True):
+    for run, note in zip(runs, notes, strict=True):
         other = against if against != run.name else None
-        row = Row(run.name, config.method, note=note, against=other)
-        outcomes.append(Outcome(row, config, load_metrics(run), ""))
+        row = Row(run.name, run.config.method, note=note, against=other)
+        outcomes.append(Outcome(row, run.config, run.metrics, ""))
     return outcomes
 
 
@@ -212,13 +187,6 @@ def require_one_matrix(ground_truths: Mapping[str, str | None]) -> str | None:
         pairs = "; ".join(f"{row}: {truth}" for truth, row in named.items())
         raise RunError(f"rows are paid by {len(named)} test matrices ({pairs})")
     return next(iter(named), None)
-
-
-def matrix_of(run_dirs: Sequence[str | os.PathLike[str]]) -> str | None:
-    """`require_one_matrix` of runs as they are on disk."""
-    files = {pathlib.Path(run).name: RunDirectory(run).run_file for run in run_dirs}
-    records = {name: read_json(file) for name, file in files.items()}
-    return require_one_matrix({n: r.get("ground_truth") for n, r in records.items()})
 
 
 def with_matrix(table: pd.DataFrame, truth: str | None) -> pd.DataFrame:

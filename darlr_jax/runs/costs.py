@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from darlr_jax.runs.directory import RunDirectory, read_json
-from darlr_jax.runs.results import load_metrics
+from darlr_jax.runs.results import FinishedRun
 
 
 class Costs(NamedTuple):
@@ -54,7 +51,7 @@ def costs_of(record: Mapping[str, Any], metrics: pd.DataFrame) -> Costs:
     )
 
 
-def costs_table(run_dirs: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
+def costs_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
     """One row a run.
 
     Returns:
@@ -63,20 +60,16 @@ def costs_table(run_dirs: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
       the clock; seconds of compilation; thousand transitions a second; most memory of
       the process and of the device, in MiB; the device. Not-a-number where a run does
       not say, and for the pace of what makes no transitions.
-
-    Raises:
-      RunError: a run is malformed.
     """
-    return pd.DataFrame([_row(pathlib.Path(run_dir)) for run_dir in run_dirs])
+    return pd.DataFrame([_row(run) for run in runs])
 
 
-def _row(run_dir: pathlib.Path) -> dict[str, Any]:
-    record, metrics = read_json(RunDirectory(run_dir).run_file), load_metrics(run_dir)
-    costs = costs_of(record, metrics)
-    epochs = int(metrics["epoch"].max())
+def _row(run: FinishedRun) -> dict[str, Any]:
+    costs = costs_of(run.record, run.metrics)
+    epochs = int(run.metrics["epoch"].max())
     return {
-        "row": run_dir.name,
-        "seeds": metrics["seed"].nunique(),
+        "row": run.name,
+        "seeds": run.metrics["seed"].nunique(),
         "epochs": epochs,
         "epoch s": _number(costs.epoch_seconds),
         "all epochs h": _number(costs.epoch_seconds, epochs / 3600),
@@ -85,7 +78,7 @@ def _row(run_dir: pathlib.Path) -> dict[str, Any]:
         "1,000 transitions/s": _number(costs.transitions_per_second or None, 1e-3),
         "process MiB": _number(costs.host_mib),
         "device MiB": _number(costs.device_mib),
-        "device": _device(record.get("device") or {}),
+        "device": _device(run.record.get("device") or {}),
     }
 
 

@@ -27,6 +27,8 @@ COLOURS = (
     *("#E69F00", "#56B4E9", "#000000", "#999999"),
 )
 _FEW = 5  # rows whose bands and published curves can still be told apart
+_COLUMNS = 5  # of panels, where each row has its own,
+_POINTS = 40  # and of a curve there, at most: panels are small, pages have many
 _SCORE_LABEL = "NX_0 R_tra, mean over epochs"
 
 
@@ -157,8 +159,26 @@ def _published_score(
 # --- learning curves ------------------------------------------------------------------
 
 
+def can_share_axes(rows: int) -> bool:
+    """Whether so many curves can be told apart; otherwise each has its own panel."""
+    return rows <= len(COLOURS)
+
+
 def _draw_curves(
     plan: Plan, outcomes: Sequence[Outcome], published: PublishedScores, name: str
+) -> Any | None:
+    columns = [m.columns for o in outcomes if (m := o.metrics) is not None]
+    column = ALL_USERS if all(ALL_USERS in names for names in columns) else SCORE
+    draw = _draw_together if can_share_axes(len(outcomes)) else _draw_each
+    return draw(plan, outcomes, published, name, column)
+
+
+def _draw_together(
+    plan: Plan,
+    outcomes: Sequence[Outcome],
+    published: PublishedScores,
+    name: str,
+    column: str,
 ) -> Any | None:
     """Curves of the rows, and beside them their differences to the row of "against".
 
@@ -170,32 +190,77 @@ def _draw_curves(
     if figure is None:
         return None
     left, *right = figure.subplots(1, 2 if others else 1, squeeze=False)[0]
-    columns = [m.columns for o in outcomes if (m := o.metrics) is not None]
-    column = ALL_USERS if all(ALL_USERS in names for names in columns) else SCORE
     few = len(outcomes) <= _FEW
     draw = draw_band if few else draw_mean
     for place, outcome in enumerate(outcomes):
         assert outcome.metrics is not None
-        colour = COLOURS[place % len(COLOURS)]
-        look = {"ls": "-" if place < len(COLOURS) else "--"}
-        curves = seed_curves(outcome.metrics, column)
-        draw(left, curves, outcome.row.name, colour, **look)
+        colour, curves = COLOURS[place], seed_curves(outcome.metrics, column)
+        draw(left, curves, outcome.row.name, colour)
         if few:
             _draw_published_curve(left, outcome, plan.dataset, published, colour)
         other = by_name.get(outcome.row.against or "")
         if other is not None and other.metrics is not None:
             difference = curves - seed_curves(other.metrics, column)
             difference = difference.dropna(axis=1, how="all").dropna()
-            draw(right[0], difference, outcome.row.name, colour, **look)
-    users = "all users" if column == ALL_USERS else "users drawn"
+            draw(right[0], difference, outcome.row.name, colour)
     shown = "mean and range of seeds" if few else "means over seeds"
-    finish(left, f"{plan.title}: {shown}", "epoch", f"R_tra, {users}")
+    finish(left, f"{plan.title}: {shown}", "epoch", _curve_label(column))
     for axis in right:
         title = f"Less {', '.join(map(str, others))}, paired by seed"
         finish(axis, title, "epoch", "difference in R_tra")
         axis.axhline(0, color="black", lw=0.8)
     legend_beneath(figure, left)
     return figure
+
+
+def _draw_each(
+    plan: Plan,
+    outcomes: Sequence[Outcome],
+    published: PublishedScores,
+    name: str,
+    column: str,
+) -> Any | None:
+    """A panel a row: its curve, and in black that of the row of "against"."""
+    lines = math.ceil(len(outcomes) / _COLUMNS)
+    figure = plots.new_figure(13.0, 0.9 + 2.0 * lines, name)
+    if figure is None:
+        return None
+    axes = figure.subplots(lines, _COLUMNS, sharex=True, sharey=True, squeeze=False)
+    curves = _coarse_curves(outcomes, column)
+    for axis, outcome in zip(axes.flat, outcomes, strict=False):  # some stay empty
+        name, pair = outcome.row.name, outcome.row.against or ""
+        if pair in curves:
+            draw_mean(axis, curves[pair], pair, "black", lw=0.8)
+        draw_band(axis, curves[name], name, COLOURS[0])
+        _draw_published_curve(axis, outcome, plan.dataset, published, COLOURS[1])
+        finish(axis, "", "", "")
+        axis.set_title(name, loc="left", fontsize="small" if len(name) < 24 else 6.5)
+    for unused in axes.flat[len(outcomes) :]:
+        unused.remove()
+    figure.supxlabel("epoch", fontsize="medium")
+    figure.supylabel(_curve_label(column), fontsize="medium")
+    return figure
+
+
+def _coarse_curves(outcomes: Sequence[Outcome], column: str) -> dict[str, pd.DataFrame]:
+    """Row -> its curves by blocks of epochs: their means, at their last epochs.
+
+    Blocks are as long as leave `_POINTS` to the longest row.
+    """
+    curves = {
+        outcome.row.name: seed_curves(outcome.metrics, column)
+        for outcome in outcomes
+        if outcome.metrics is not None
+    }
+    size = math.ceil(max(map(len, curves.values())) / _POINTS)
+    return {
+        name: table.groupby((table.index - 1) // size * size + size).mean()
+        for name, table in curves.items()
+    }
+
+
+def _curve_label(column: str) -> str:
+    return f"R_tra, {'all users' if column == ALL_USERS else 'users drawn'}"
 
 
 def _draw_published_curve(

@@ -1,28 +1,21 @@
-"""One self-contained page: what a run, or a group of runs, amounts to.
-
-It refers to nothing outside itself, and a policy in its head forbids it to. All that
-comes from files is escaped.
-"""
+"""One page that stands alone: what a run, or a group of runs, amounts to."""
 
 from __future__ import annotations
 
-import html
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from darlr_jax.config import flatten
-from darlr_jax.runs import claims, plots
+from darlr_jax.runs import claims, pages, plots
 from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
     interval,
-    matrix_of,
-    outcomes_of,
 )
 from darlr_jax.runs.costs import costs_of
 from darlr_jax.runs.directory import RunDirectory, load_config, read_json
@@ -36,6 +29,7 @@ from darlr_jax.runs.error_figures import (
 from darlr_jax.runs.fields import changed_fields, in_words, shared_changes
 from darlr_jax.runs.figures import (
     COLOURS,
+    can_share_axes,
     draw_band,
     draw_plan,
     finish,
@@ -43,12 +37,15 @@ from darlr_jax.runs.figures import (
     legend_beneath,
     seed_curves,
 )
+from darlr_jax.runs.groups import Group, WholePlan
+from darlr_jax.runs.plan_tables import brief_notes, brief_table
 from darlr_jax.runs.plans import Plan, Row
 from darlr_jax.runs.progress import clock
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.results import (
     ALL_USERS,
     SCORE,
+    FinishedRun,
     cell,
     epoch_mean,
     final_policy,
@@ -162,40 +159,6 @@ _NAMES = {
     "held_out_pair_accuracy": "pairs ranked rightly",
 }
 
-_STYLE = """
-:root { color: #1c2430; background: #fff; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 68rem; margin: 2.5rem auto; padding: 0 1.2rem; }
-h1 { font-size: 1.9rem; margin: 0; } h2 { margin-top: 2.6rem; font-size: 1.25rem;
-  border-bottom: 1px solid #d8dee6; padding-bottom: .25rem; }
-.sub { color: #5a6675; margin: .2rem 0 1.6rem; }
-.cards { display: flex; flex-wrap: wrap; gap: .8rem; }
-.card { border: 1px solid #d8dee6; border-radius: .5rem; padding: .7rem 1rem; }
-.card.main { background: #f2f6fb; border-color: #9db8d8; }
-.card b { display: block; font-size: 1.7rem; font-variant-numeric: tabular-nums; }
-.card span { color: #5a6675; font-size: .85rem; display: block; }
-.panels { display: grid; gap: 1rem 1.5rem;
-  grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); }
-figure { margin: 0; } figcaption { color: #5a6675; font-size: .85rem; }
-svg { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: .82rem; }
-.wide { overflow-x: auto; }
-td, th { padding: .25rem .6rem; border-bottom: 1px solid #e6ebf1; text-align: left;
-  white-space: nowrap; font-variant-numeric: tabular-nums; }
-td.note { white-space: normal; min-width: 14rem; }
-td.value { white-space: normal; word-break: break-all; }
-.alarm { color: #a63a00; }
-ul.findings { list-style: none; padding: 0; } .findings li { margin: .5rem 0; }
-.findings b { display: block; }
-.absent { color: #5a6675; background: #f5f7fa; padding: .5rem .9rem;
-  border-left: 4px solid #b8c2cf; }
-.wide { margin: 1rem 0; }
-.warning { background: #fff5ec; border-left: 4px solid #d55e00; padding: .5rem .9rem; }
-pre { background: #f5f7fa; padding: .7rem; font-size: .82rem;
-  white-space: pre-wrap; word-break: break-word; }
-summary { cursor: pointer; color: #2a5b92; }
-"""
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-
 
 def run_report(run_dir: str | os.PathLike[str], published: PublishedScores) -> str:
     """The page of one run. That of a run of which seeds failed says so first.
@@ -214,15 +177,15 @@ def run_report(run_dir: str | os.PathLike[str], published: PublishedScores) -> s
         "",
     )
     body = [
-        f"<h1>{_esc(_name(outcome))}</h1>",
-        f"<p class='sub'>{_esc(_subtitle(outcome, record))}</p>",
+        f"<h1>{pages.esc(_name(outcome))}</h1>",
+        pages.note(_subtitle(outcome, record)),
         *(
-            f"<p class='warning'>{_esc(text)}</p>"
+            f"<p class='warning'>{pages.esc(text)}</p>"
             for text in _reservations(outcome, record)
         ),
         _cards(outcome, published),
         "<h2>Learning</h2>",
-        _figure(_score_figure(outcome, published), "score", _LEARNING),
+        pages.figure(_score_figure(outcome, published), "score", _LEARNING),
         "<h2>Symptoms</h2>",
         _symptoms(outcome, record),
         "<h2>Training</h2>",
@@ -238,54 +201,34 @@ def run_report(run_dir: str | os.PathLike[str], published: PublishedScores) -> s
         "<h2>Provenance</h2>",
         _provenance(record),
     ]
-    return _page(_name(outcome), body)
+    return pages.page(_name(outcome), body)
 
 
 def results_report(
-    title: str,
-    run_dirs: Sequence[str | os.PathLike[str]],
-    published: PublishedScores,
-    against: str | None,
+    group: Group, published: PublishedScores, against: str | None
 ) -> str:
-    """The page of a group of runs on one data set.
+    """The page of a group of runs.
+
+    Methods and runs of no plan stand in one table; each plan of which every row is
+    there has its picture and its table beneath, but for the main table.
 
     Args:
-      title: of the page.
-      run_dirs: the runs; their names are the rows.
+      group: the runs.
       published: what stands beside them.
-      against: the name of the run that the others are paired with.
-
-    Raises:
-      RunError: a run failed or is malformed.
+      against: the name of the run that those of the first table are paired with.
     """
-    outcomes = outcomes_of(run_dirs, against)
-    dataset = outcomes[0].config.dataset.name
-    rows = tuple(outcome.row for outcome in outcomes)
-    plan = Plan(title, dataset, title, "scores", "", rows, ())
-    scores = draw_plan(plan, outcomes, published, "scores")
-    curves = draw_plan(plan._replace(figure="curves"), outcomes, published, "curves")
-    table = comparison_table(dataset, outcomes, published)
-    truth = matrix_of(run_dirs)
-    shared = in_words(shared_changes(outcome.config for outcome in outcomes))
-    beside = ", beside the published ones" if "published" in table else ""
+    outcomes = group.outcomes(against)
+    plans = [whole for whole in group.plans if whole.plan.table != "main"]
     body = [
-        f"<h1>{_esc(title)}</h1>",
-        f"<p class='sub'>{len(outcomes)} runs{beside}.</p>",
-        _figure(scores, "scores", "Mean over all epochs of NX_0 R_tra, as published."),
-        _figure(curves, "curves", _COMPARED),
-        "<h2>Table</h2>",
-        _table(table),
-        f"<p class='sub'>{_esc(_LEGEND)}</p>",
-        *([f"<p class='sub'>All runs: {_esc(shared)}.</p>"] if shared else []),
-        *([f"<p class='sub'>Evaluation pays: {_esc(truth)}.</p>"] if truth else []),
-        *_claims(dataset, outcomes, published),
+        f"<h1>{pages.esc(group.name)}</h1>",
+        pages.note(_contents(group, plans)),
+        *_overview(group, outcomes, published),
+        *_claims(group.dataset, outcomes, published),
+        *(_plan_section(whole, group.truth, published) for whole in plans),
         "<h2>Runs</h2>",
-        *(
-            _run_details(outcome, run)
-            for outcome, run in zip(outcomes, run_dirs, strict=True)
-        ),
+        *map(_run_details, group.runs),
     ]
-    return _page(title, body)
+    return pages.page(group.name, body)
 
 
 _LEARNING = (
@@ -304,15 +247,80 @@ _ESTIMATES = (
     "method asks reference users, what these answered: for the items that were "
     "recommended, and for items drawn at random in the same states."
 )
+_SCORES = "Mean over all epochs of NX_0 R_tra, as published."
 _COMPARED = (
     "Left: means over seeds. Right: differences between runs of one seed, which "
     "met the same users with the same random numbers."
+)
+_EACH = (
+    "A panel a run. Blue: mean and range of its seeds; black: the run it is compared "
+    "with; dotted: published. Points are means of neighbouring epochs."
+)
+_OVER_A_PARAMETER = (
+    "Above: means and intervals over seeds. Beneath: differences to the row of "
+    '"against", paired by seed.'
 )
 _LEGEND = (
     "[ ]: 95 % bootstrap interval over seeds; it is too narrow for few seeds, so half "
     "of Student's interval, ± (t), stands beside it. difference: all users, paired by "
     "seed, to the run named under against."
 )
+
+
+# --- a group --------------------------------------------------------------------------
+
+
+def _contents(group: Group, plans: Sequence[WholePlan]) -> str:
+    said = f"{len(group.runs)} runs"
+    if plans:
+        titles = "; ".join(whole.plan.title for whole in plans)
+        said += f"; with tables of their own, beneath: {titles}"
+    return f"{said}."
+
+
+def _overview(
+    group: Group, outcomes: Sequence[Outcome], published: PublishedScores
+) -> list[str]:
+    """Methods and runs of no plan: scores, curves and their table."""
+    rows = tuple(outcome.row for outcome in outcomes)
+    plan = Plan(group.name, group.dataset, group.name, "scores", "", rows, ())
+    curves = plan._replace(figure="curves")
+    table = comparison_table(group.dataset, outcomes, published)
+    shared = in_words(shared_changes(outcome.config for outcome in outcomes))
+    notes = [_LEGEND]
+    notes += [f"All runs: {shared}."] * bool(shared)
+    notes += [f"Evaluation pays: {group.truth}."] * (group.truth is not None)
+    return [
+        _plan_figure(plan, outcomes, published),
+        _plan_figure(curves, outcomes, published),
+        "<h2>Table</h2>",
+        pages.table(table),
+        *map(pages.note, notes),
+    ]
+
+
+def _plan_section(
+    whole: WholePlan, truth: str | None, published: PublishedScores
+) -> str:
+    """Picture and table of a plan, with what its reader must know."""
+    plan, outcomes = whole.plan, whole.outcomes
+    table = comparison_table(plan.dataset, outcomes, published)
+    notes = brief_notes(plan, outcomes, table, truth)
+    return (
+        f"<h2>{pages.esc(plan.title)}</h2>"
+        f"{_plan_figure(plan, outcomes, published)}"
+        f"{pages.table(brief_table(table))}{''.join(map(pages.note, notes))}"
+    )
+
+
+def _plan_figure(
+    plan: Plan, outcomes: Sequence[Outcome], published: PublishedScores
+) -> str:
+    name = f"{plan.table}-{plan.figure}"
+    alone = plan.figure == "curves" and not can_share_axes(len(outcomes))
+    captions = {"scores": _SCORES, "curves": _COMPARED, "lines": _OVER_A_PARAMETER}
+    caption = _EACH if alone else captions[plan.figure]
+    return pages.figure(draw_plan(plan, outcomes, published, name), name, caption)
 
 
 # --- parts ----------------------------------------------------------------------------
@@ -326,7 +334,7 @@ def _claims(
         return []
     note = claims.NOTE.replace("*", "")
     heading = "<h2>What the papers claim, and what is found</h2>"
-    return [heading, _table(table), f"<p class='sub'>{_esc(note)}</p>"]
+    return [heading, pages.table(table), pages.note(note)]
 
 
 def _cards(outcome: Outcome, published: PublishedScores) -> str:
@@ -363,7 +371,7 @@ def _card(number: Interval | float, label: str, kind: str = "card") -> str:
     ends = text[text.find(" ") :] if isinstance(number, Interval) else ""
     return (
         f"<div class='{kind}'><b>{value:.2f}</b>"
-        f"<span>{_esc(ends)}</span><span>{_esc(label)}</span></div>"
+        f"<span>{pages.esc(ends)}</span><span>{pages.esc(label)}</span></div>"
     )
 
 
@@ -422,9 +430,10 @@ def _symptoms(outcome: Outcome, record: Mapping[str, Any]) -> str:
         seen = f"seed {entry.get('seed', '?')} from epoch {entry.get('epoch', '?')}"
         remedy = f"to change: {entry.get('remedy', _ABSENT)}"
         text = f"{seen}: {entry.get('seen', _ABSENT)}; {remedy}"
-        rules.setdefault(str(entry.get("rule", _plain(entry))), []).append(text)
+        rules.setdefault(str(entry.get("rule", pages.plain(entry))), []).append(text)
     items = "".join(
-        f"<li><b class='alarm'>{_esc(rule)}</b>{'<br>'.join(map(_esc, texts))}</li>"
+        f"<li><b class='alarm'>{pages.esc(rule)}</b>"
+        f"{'<br>'.join(map(pages.esc, texts))}</li>"
         for rule, texts in rules.items()
     )
     epochs = int(_metrics(outcome)["epoch"].max())
@@ -433,7 +442,7 @@ def _symptoms(outcome: Outcome, record: Mapping[str, Any]) -> str:
     if epochs < 2 * PATIENCE:
         note += f" Rules need {PATIENCE} to {2 * PATIENCE} epochs; here are {epochs}."
     said = "" if items else none
-    return f"<ul class='findings'>{items}</ul><p class='sub'>{_esc(said + note)}</p>"
+    return f"<ul class='findings'>{items}</ul>{pages.note(said + note)}"
 
 
 def _found_today(outcome: Outcome) -> list[dict[str, Any]]:
@@ -453,7 +462,7 @@ def _training_panels(metrics: pd.DataFrame) -> str:
             absent.append(f"{panel.title} ({', '.join(panel.left)})")
     note = f"Not recorded, or not of this method: {'; '.join(absent)}."
     return f"<div class='panels'>{''.join(pictures)}</div>" + (
-        f"<p class='sub'>{_esc(note)}</p>" if absent else ""
+        pages.note(note) if absent else ""
     )
 
 
@@ -466,7 +475,7 @@ def _world_model(run: RunDirectory) -> str:
     if run.calibration.exists():
         calibration = read_json(run.calibration)
         note = " ".join([_CALIBRATION, *alike(calibration)])
-        body += [_measured(calibration), f"<p class='sub'>{_esc(note)}</p>"]
+        body += [_measured(calibration), pages.note(note)]
         body += _additivity(calibration)
         pictures += _drawn(calibration_pictures(calibration), "calibration")
     else:
@@ -495,7 +504,7 @@ def _measured(calibration: Mapping[str, Any]) -> str:
         rows.append({"measured on": title} | counts | {
             key: math.nan if value is None else value for key, value in numbers.items()
         })  # fmt: skip
-    return _table(pd.DataFrame(rows))
+    return pages.table(pd.DataFrame(rows))
 
 
 def _additivity(calibration: Mapping[str, Any]) -> list[str]:
@@ -509,7 +518,7 @@ def _additivity(calibration: Mapping[str, Any]) -> list[str]:
         known = [(of, shares.get(of)) for of in ("users", "items", "interaction")]
         if all(share is not None for _, share in known):
             parts = ", ".join(f"{100 * share:.1f} % {of}" for of, share in known)
-            sentences.append(f"<p class='sub'>Variance of {title}: {parts}.</p>")
+            sentences.append(pages.note(f"Variance of {title}: {parts}."))
     return sentences
 
 
@@ -527,20 +536,23 @@ def _estimates(run: RunDirectory) -> str:
         f"training episode each, with the agents of {_seeds(estimates['seeds'])}."
     )
     return (
-        f"<p>{_esc(about)} {_ESTIMATES}</p>{_table(estimate_table(estimates))}"
+        f"<p>{pages.esc(about)} {_ESTIMATES}</p>"
+        f"{pages.table(estimate_table(estimates))}"
         f"<div class='panels'>{''.join(pictures)}</div>"
     )
 
 
 def _drawn(pictures: Sequence[Picture], name: str) -> list[str]:
     return [
-        _figure(picture.figure, f"{name}{place}", picture.caption)
+        pages.figure(picture.figure, f"{name}{place}", picture.caption)
         for place, picture in enumerate(pictures)
     ]
 
 
 def _not_recorded(file: pathlib.Path, why: str) -> str:
-    return f"<p class='absent'>{_esc(file.name)}: {_ABSENT} ({_esc(why)}).</p>"
+    return (
+        f"<p class='absent'>{pages.esc(file.name)}: {_ABSENT} ({pages.esc(why)}).</p>"
+    )
 
 
 def _costs(metrics: pd.DataFrame, record: Mapping[str, Any]) -> str:
@@ -560,7 +572,7 @@ def _costs(metrics: pd.DataFrame, record: Mapping[str, Any]) -> str:
         facts["shared by"] = f"{shared} runs in one program; seconds are of all"
     for place, peak in (("host", costs.host_mib), ("device", costs.device_mib)):
         facts[f"peak memory, {place}"] = _ABSENT if peak is None else f"{peak:,.0f} MiB"
-    return _pairs(facts)
+    return pages.pairs(facts)
 
 
 def _seconds(value: float | None) -> str:
@@ -598,7 +610,7 @@ def _draw_panel(panel: _Panel, metrics: pd.DataFrame, prefix: str) -> str:
         other.spines["top"].set_visible(False)
     if len(left) > 1:
         legend_beneath(figure, axis)
-    return _figure(figure, prefix, panel.reading)
+    return pages.figure(figure, prefix, panel.reading)
 
 
 def _words(column: str) -> str:
@@ -633,11 +645,11 @@ def _score_figure(outcome: Outcome, published: PublishedScores) -> Any | None:
 def _configuration(outcome: Outcome) -> str:
     changed = changed_fields(outcome.config)
     said = (
-        _pairs(changed)
+        pages.pairs(changed)
         if changed
         else "<p>Nothing is changed of the preset of this method and data set.</p>"
     )
-    everything = _pairs(flatten(outcome.config))
+    everything = pages.pairs(flatten(outcome.config))
     return (
         f"<p>Changed of the preset:</p>{said}" if changed else said
     ) + f"<details><summary>every field</summary>{everything}</details>"
@@ -661,86 +673,34 @@ def _provenance(record: Mapping[str, Any]) -> str:
             f"{k} {v}" for k, v in record.get("versions", {}).items()
         ),
     }
+    known = {n: _ABSENT if v in (None, "") else v for n, v in facts.items()}
     command = " ".join(map(str, record.get("command", [])))
     return (
-        f"<pre>{_esc(command)}</pre>"
-        f"{_pairs({n: _ABSENT if v in (None, '') else v for n, v in facts.items()})}"
+        f"<pre>{pages.esc(command)}</pre>"
+        f"{pages.pairs(known)}"
         f"<details><summary>data, by SHA-256</summary>"
-        f"{_pairs(record.get('data', {}))}</details>"
+        f"{pages.pairs(record.get('data', {}))}</details>"
     )
 
 
-def _run_details(outcome: Outcome, run_dir: str | os.PathLike[str]) -> str:
-    run = RunDirectory(run_dir)
-    record = read_json(run.run_file)
+def _run_details(finished: FinishedRun) -> str:
+    run, record = RunDirectory(finished.path), finished.record
+    row = Row(finished.name, finished.config.method)
+    outcome = Outcome(row, finished.config, finished.metrics, "")
     tables = [
         _measured(read_json(run.calibration))
         if run.calibration.exists()
         else _not_recorded(run.calibration, "the run is older, or had no world model"),
-        _table(estimate_table(read_json(run.estimates)))
+        pages.table(estimate_table(read_json(run.estimates)))
         if run.estimates.exists()
         else _not_recorded(run.estimates, "the run is older, or of another kind"),
     ]
     return (
-        f"<details><summary>{_esc(outcome.row.name)}: symptoms, errors, costs, "
+        f"<details><summary>{pages.esc(outcome.row.name)}: symptoms, errors, costs, "
         f"configuration, provenance</summary>{_symptoms(outcome, record)}"
         f"{''.join(tables)}{_costs(_metrics(outcome), record)}"
         f"{_configuration(outcome)}{_provenance(record)}</details>"
     )
-
-
-# --- HTML -----------------------------------------------------------------------------
-
-
-def _page(title: str, body: Iterable[str]) -> str:
-    return (
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{_esc(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
-
-
-def _figure(figure: Any | None, name: str, caption: str) -> str:
-    if figure is None:
-        return "<p class='warning'>No picture: matplotlib is not installed.</p>"
-    svg = plots.to_svg(figure, name)
-    return f"<figure>{svg}<figcaption>{_esc(caption)}</figcaption></figure>"
-
-
-def _table(table: pd.DataFrame) -> str:
-    header = "".join(f"<th>{_esc(str(name))}</th>" for name in table.columns)
-    rows = (
-        "".join(
-            f"<td{' class=note' * (name == 'what')}>{_esc(cell(value, 2))}</td>"
-            for name, value in zip(table.columns, row, strict=True)
-        )
-        for row in table.itertuples(index=False)
-    )
-    lines = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<div class='wide'><table><tr>{header}</tr>{lines}</table></div>"
-
-
-def _pairs(facts: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{_esc(str(name))}</td>"
-        f"<td class='value'>{_esc(_plain(value))}</td></tr>"
-        for name, value in facts.items()
-    )
-    return f"<table>{rows}</table>"
-
-
-def _plain(value: Any) -> str:
-    """A value of JSON in words."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {part}" for name, part in value.items())
-    return str(value)
-
-
-def _esc(text: str) -> str:
-    return html.escape(text, quote=True)
 
 
 def _name(outcome: Outcome) -> str:

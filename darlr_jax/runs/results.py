@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import math
 import os
+import pathlib
 from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from darlr_jax.config import ExperimentConfig
 from darlr_jax.runs.directory import (
     RunDirectory,
     RunError,
@@ -34,6 +37,37 @@ _T_975 = (
     *(12.70620, 4.30265, 3.18245, 2.77645, 2.57058),
     *(2.44691, 2.36462, 2.30600, 2.26216, 2.22814),
 )
+
+
+class FinishedRun(NamedTuple):
+    """A run as it is on disk; "finished" with as many epochs as it has."""
+
+    path: pathlib.Path
+    config: ExperimentConfig
+    metrics: pd.DataFrame
+    record: dict[str, Any]  # run.json
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return self.path.name
+
+    @property
+    def ground_truth(self) -> str | None:
+        """Which matrix pays its evaluation, in one line, where it says so."""
+        return self.record.get("ground_truth")
+
+
+def read_run(run_dir: str | os.PathLike[str]) -> FinishedRun:
+    """Reads a run that has not failed.
+
+    Raises:
+      RunError: it, or some of its seeds, failed, or it is malformed.
+    """
+    require_whole(run_dir)
+    run = RunDirectory(run_dir)
+    config, metrics = load_config(run.path), load_metrics(run.path)
+    return FinishedRun(run.path, config, metrics, read_json(run.run_file))
 
 
 def load_metrics(
@@ -139,12 +173,12 @@ def mean_and_interval(values: Sequence[float] | pd.Series) -> tuple[float, float
 
 
 def summary_table(
-    run_dirs: Sequence[str | os.PathLike[str]], published: pd.DataFrame | None = None
+    runs: Sequence[FinishedRun], published: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """One row a run: its score with the interval over seeds, and what goes with it.
 
     Args:
-      run_dirs: the run directories, in the order of the rows.
+      runs: in the order of the rows.
       published: columns `dataset`, `method` and `NX_0_R_tra`; spelt in any case, each
         pair at most once. Adds the columns "published" and "difference".
 
@@ -155,9 +189,9 @@ def summary_table(
       got is not-a-number.
 
     Raises:
-      RunError: a run is missing or malformed, or `published` is.
+      RunError: `published` is malformed.
     """
-    rows = [_summary_row(run_dir) for run_dir in run_dirs]
+    rows = [_summary_row(run) for run in runs]
     table = pd.DataFrame(rows)
     if published is None:
         return table
@@ -224,10 +258,8 @@ def _numbers(cells: list[str], header: list[str], place: str) -> list[float]:
     return numbers
 
 
-def _summary_row(run_dir: str | os.PathLike[str]) -> dict[str, str | int | float]:
-    config = load_config(run_dir)
-    require_whole(run_dir)
-    metrics = load_metrics(run_dir)
+def _summary_row(run: FinishedRun) -> dict[str, str | int | float]:
+    config, metrics = run.config, run.metrics
     score, half_width = mean_and_interval(published_score(metrics))
     return {
         "data set": config.dataset.name + " twin" * config.dataset.twin,

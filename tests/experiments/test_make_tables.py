@@ -104,7 +104,11 @@ def test_changed_rows_of_a_whole_plan_have_a_table_of_their_own(results):
     assert "reward.uncertainty" not in methods + others
     brief = files["tables/coat_curves_brief.md"]
     assert all(f"| {row.name} " in brief for row in plan.rows)
-    assert "reward.uncertainty" in files["tables/coat_paired.md"]
+    paired = files["tables/coat_paired.md"]
+    assert "| mbpo_short " in paired and "reward.uncertainty" not in paired
+    page = files["reports/coat.html"]
+    assert "<h2>Dynamic and frozen reward, coat</h2>" in page
+    assert f"<td>{plan.rows[1].name}</td>" in page
 
 
 def test_runs_of_other_names_alone_are_one_table(results):

@@ -14,10 +14,8 @@ from darlr_jax.runs import formats
 from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
-    outcomes_of,
     paired_scores,
     require_one_matrix,
-    runs_of,
     where_it_helps,
 )
 from darlr_jax.runs.directory import RunError
@@ -165,24 +163,6 @@ def test_published_tables_that_are_missing_are_named(tmp_path):
         PublishedScores(tmp_path)
 
 
-def test_run_directories_in_the_order_of_the_methods(write_run, tmp_path):
-    for name in ("later", "darlr", "mbpo"):
-        write_run(name)
-    runs = runs_of(tmp_path)
-    assert [run.name for run in runs] == ["mbpo", "darlr", "later"]
-    outcomes = outcomes_of(runs, "mbpo")
-    assert [o.row.against for o in outcomes] == [None, "mbpo", "mbpo"]
-    with pytest.raises(RunError, match="no run directories"):
-        runs_of(tmp_path / "nothing")
-
-
-def test_a_malformed_run_stops_the_table(write_run):
-    path = write_run("bad")
-    (path / "metrics.csv").write_text("seed,epoch\n")
-    with pytest.raises(RunError, match="no epoch yet"):
-        outcomes_of([write_run("good"), path], None)
-
-
 def test_one_test_matrix_pays_all_rows():
     assert require_one_matrix({"a": None, "b": "theirs", "c": "theirs"}) == "theirs"
     assert require_one_matrix({"a": None}) is None
@@ -287,6 +267,41 @@ def test_curves_without_their_pair_have_no_panel_of_differences():
     plan = plan._replace(rows=plan.rows[1:3])
     (axis,) = draw_plan(plan, invented(plan), PUBLISHED, "x").axes
     assert len(axis.lines) >= 2
+
+
+def test_many_curves_have_a_panel_each():
+    pytest.importorskip("matplotlib")
+    plan = make_plan("main", "coat")
+    plan = plan._replace(rows=plan.rows[:11], figure="curves")
+    pair = plan.rows.index(plan.row("roler"))
+    figure = draw_plan(plan, invented(plan), PUBLISHED, "x")
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    assert titles == [row.name for row in plan.rows]
+    for place, axis in enumerate(figure.axes):
+        shown = [line.get_label() for line in axis.lines]
+        others = ["roler"] * (place != pair)
+        assert shown[: len(others) + 1] == [*others, plan.rows[place].name]
+
+
+def test_curves_of_panels_are_means_of_as_many_epochs_in_every_row():
+    """Of 90 epochs at most 40 points are left: of 3 epochs each."""
+    pytest.importorskip("matplotlib")
+    plan = make_plan("main", "coat")
+    plan = plan._replace(rows=plan.rows[:9], figure="curves")
+    lengths = [90, *[10] * 8]
+    outcomes = [
+        Outcome(row, row_config(row, "coat"), metrics(epochs=epochs), "done")
+        for row, epochs in zip(plan.rows, lengths, strict=True)
+    ]
+    long, short, *_ = draw_plan(plan, outcomes, PUBLISHED, "x").axes
+    names = [row.name for row in plan.rows[:2]]
+    lines = {line.get_label(): line for axis in (long, short) for line in axis.lines}
+    x, y = lines[names[0]].get_data()
+    assert list(x) == list(range(3, 91, 3))
+    assert y[0] == pytest.approx(10 * 2 + 0.5 + 0.25)  # all users, epochs 1 to 3
+    x, y = lines[names[1]].get_data()
+    assert list(x) == [3, 6, 9, 12]
+    assert y[-1] == pytest.approx(10 * 10 + 0.5 + 0.25)  # epoch 10 alone
 
 
 def test_no_picture_of_nothing():

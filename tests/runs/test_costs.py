@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from darlr_jax.runs.costs import Costs, costs_of, costs_table
+from darlr_jax.runs.results import read_run
 from darlr_jax.runs.writers import MetricsWriter
 from tests.runs.conftest import metrics_row, open_run
 
@@ -65,7 +66,7 @@ def test_table(tmp_path, steps, pace):
             extra = {"seconds": 4.0, "env_steps": epoch * steps}
             writer.write([row | extra for row in rows])
         writer.close()
-    (row,) = costs_table([tmp_path / "mbpo"]).to_dict("records")
+    (row,) = costs_table([read_run(tmp_path / "mbpo")]).to_dict("records")
     assert row.pop("1,000 transitions/s") == pytest.approx(pace, nan_ok=True)
     assert math.isnan(row.pop("device MiB"))
     assert row == {

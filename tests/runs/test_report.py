@@ -17,6 +17,7 @@ from darlr_jax.evaluation.calibration import calibration_report
 from darlr_jax.evaluation.errors import variance_shares
 from darlr_jax.evaluation.estimates import Estimates, estimate_errors
 from darlr_jax.runs.directory import RunDirectory, RunError, write_json
+from darlr_jax.runs.groups import read_group
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.report import results_report, run_report
 from experiments.diagnosis import plain
@@ -121,8 +122,9 @@ def test_without_matplotlib_the_page_says_so(run, monkeypatch):
 
 def test_the_page_of_a_group(run, write_run):
     pytest.importorskip("matplotlib")
-    text = results_report("coat <1>", [run, write_run("mbpo", method="mbpo")],
-                          PUBLISHED, "mbpo")  # fmt: skip
+    write_run("mbpo", method="mbpo")
+    group = read_group(run.parent)._replace(name="coat <1>")
+    text = results_report(group, PUBLISHED, "mbpo")
     page = Page(text)
     assert "script" not in page.tags
     assert len(set(page.ids)) == len(page.ids)
@@ -174,7 +176,7 @@ def test_a_run_of_which_seeds_failed_says_so_first(run):
     assert text.index("seeds failed") < text.index("<div class='cards'>")
     assert "1 seed, 8 epochs" in text
     with pytest.raises(RunError, match="1 of 2 seeds failed"):
-        results_report("coat", [run], PUBLISHED, "mbpo")  # a table takes no such run
+        read_group(run.parent)  # a table takes no such run
 
 
 def test_a_run_of_which_all_seeds_failed_has_no_page(run):
@@ -187,7 +189,7 @@ def test_a_run_that_failed_says_so(run):
     update_json(RunDirectory(run).run_file, status="failed")
     assert "The run failed; its numbers are no result." in run_report(run, PUBLISHED)
     with pytest.raises(RunError, match="the run failed"):
-        results_report("coat", [run], PUBLISHED, "mbpo")
+        read_group(run.parent)
 
 
 def test_what_a_run_has_not_recorded_is_said(run):
@@ -197,7 +199,7 @@ def test_what_a_run_has_not_recorded_is_said(run):
         assert f"<p class='absent'>{name}: not recorded (" in text
     assert "Dynamic uncertainty (uncertainty_first, uncertainty_repeat)" in text
     assert "<td>peak memory, host</td><td class='value'>not recorded</td>" in text
-    group = results_report("coat", [run], PUBLISHED, "mbpo")
+    group = results_report(read_group(run.parent), PUBLISHED, "mbpo")
     assert "<p class='absent'>calibration.json: not recorded (" in group
 
 

@@ -64,7 +64,7 @@ def test_summary_table(write_run):
             "NX_0_R_tra": [78.04, 71.4, 12.04],
         }
     )
-    table = results.summary_table(runs, published)
+    table = results.summary_table(list(map(results.read_run, runs)), published)
     assert list(table["method"]) == ["darlr", "mbpo"]
     assert list(table["seeds"]) == [2, 1]
     assert list(table["epochs"]) == [8, 4]
@@ -77,7 +77,7 @@ def test_summary_table(write_run):
     assert table["published"].tolist()[0] == 78.04
     assert table["difference"].tolist()[0] == pytest.approx(45.5 - 78.04)
     assert table["published"].isna().tolist() == [False, True]
-    without = results.summary_table(runs)
+    without = results.summary_table(list(map(results.read_run, runs)))
     pd.testing.assert_frame_equal(
         without, table.drop(columns=["published", "difference"])
     )
@@ -99,7 +99,7 @@ def test_summary_table(write_run):
 )
 def test_bad_published_table_is_refused(write_run, published, message):
     with pytest.raises(RunError, match=message):
-        results.summary_table([write_run()], pd.DataFrame(published))
+        results.summary_table([results.read_run(write_run())], pd.DataFrame(published))
 
 
 def test_run_table(write_run):
@@ -168,7 +168,7 @@ def test_malformed_metrics_are_named(write_run, damage, message):
     damage(lines)
     file.write_text("".join(lines))
     with pytest.raises(RunError, match=message) as error:
-        results.summary_table([path])
+        results.read_run(path)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
 
