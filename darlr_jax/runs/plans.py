@@ -394,7 +394,8 @@ def _exit_rule(dataset: str) -> Iterable[Row]:
         )
     for window in range(1, 11):
         for method in _EXIT_METHODS:
-            changes = {"environment.exit_window": window}
+            same = window == environment.exit_window  # as in the main table
+            changes = {} if same else {"environment.exit_window": window}
             against = None if method == "mbpo" else f"mbpo@N={window}"
             row = Row(f"{method}@N={window}", method, changes, against=against)
             yield row._replace(series=method, x=float(window))

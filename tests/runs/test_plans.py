@@ -8,6 +8,7 @@ from darlr_jax.config import ConfigError, flatten
 from darlr_jax.methods import METHODS
 from darlr_jax.presets import DATASETS, preset
 from darlr_jax.runs.fields import differing_fields, fields_read
+from darlr_jax.runs.jobs import directory_name
 from darlr_jax.runs.plans import TABLES, choose_rows, make_plan, row_config
 
 NOBODY_LEAVES = ("coat", "csv", "yahoo")
@@ -84,6 +85,14 @@ def test_a_changed_row_has_no_published_score():
     assert plan.row("darlr").published_as == "darlr"
     assert plan.row("no_similarity").published_as is None
     assert make_plan("exit_rule", "kuairec").row("mopo@N=4").published_as == "mopo"
+
+
+def test_the_exit_window_of_a_preset_is_a_run_of_the_main_table():
+    main, exits = make_plan("main", "kuairec"), make_plan("exit_rule", "kuairec")
+    window = preset("kuairec", "mopo").environment.exit_window
+    names = [directory_name(exits.row(f"mopo@N={n}")) for n in (window, 4)]
+    assert names[0] == directory_name(main.row("mopo"))
+    assert names[1] != names[0]
 
 
 def test_ablations_change_what_they_say():
