@@ -30,7 +30,7 @@ from darlr_jax.runs.directory import RunError, writing
 from darlr_jax.runs.fields import in_words, own_changes, shared_changes
 from darlr_jax.runs.formats import to_csv
 from darlr_jax.runs.groups import Group, WholePlan, read_group
-from darlr_jax.runs.plan_tables import brief_text, plan_texts
+from darlr_jax.runs.plan_tables import brief_text, plan_table, plan_texts
 from darlr_jax.runs.published import PublishedScores, faults
 from darlr_jax.runs.report import results_report
 from darlr_jax.runs.results import FinishedRun, summary_table, to_markdown
@@ -167,11 +167,10 @@ def _from_method(run: FinishedRun, method: FinishedRun | None) -> dict[str, Any]
 def _plan_tables(
     whole: WholePlan, group: Group, published: PublishedScores
 ) -> dict[str, str]:
-    plan, rows = whole.plan, whole.outcomes
-    table = comparison_table(plan.dataset, rows, published)
-    texts = plan_texts(plan, rows, table, group.truth)
-    texts["_brief.md"] = brief_text(plan, rows, table, group.truth)
-    return {f"{group.name}_{plan.table}{end}": text for end, text in texts.items()}
+    table = plan_table(whole.plan, whole.outcomes, published, group.truth)
+    texts = plan_texts(table) | {"_brief.md": brief_text(table)}
+    name = f"{group.name}_{whole.plan.table}"
+    return {name + end: text for end, text in texts.items()}
 
 
 def _notes(group: Group, runs: Sequence[FinishedRun]) -> list[str]:

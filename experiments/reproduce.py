@@ -29,11 +29,7 @@ from absl import flags
 from darlr_jax import config as config_lib
 from darlr_jax.config import ConfigError
 from darlr_jax.files import replacing
-from darlr_jax.runs.comparison import (
-    Outcome,
-    comparison_table,
-    require_one_matrix,
-)
+from darlr_jax.runs.comparison import Outcome, require_one_matrix
 from darlr_jax.runs.directory import RunError, read_json, writing
 from darlr_jax.runs.figures import draw_plan
 from darlr_jax.runs.jobs import (
@@ -47,7 +43,7 @@ from darlr_jax.runs.jobs import (
     side_by_side,
     total_seconds,
 )
-from darlr_jax.runs.plan_tables import plan_texts
+from darlr_jax.runs.plan_tables import plan_table, plan_texts
 from darlr_jax.runs.plans import TABLES, Plan, choose_rows, make_plan
 from darlr_jax.runs.plots import save_png
 from darlr_jax.runs.preemption import REQUEUE, Interrupted, StopRequest
@@ -179,8 +175,7 @@ def write_plan(
     """
     outcomes = [_outcome(job, seeds) for job in jobs]
     truth = require_one_matrix({job.row.name: _ground_truth(job) for job in jobs})
-    table = comparison_table(plan.dataset, outcomes, published)
-    texts = plan_texts(plan, outcomes, table, truth)
+    texts = plan_texts(plan_table(plan, outcomes, published, truth))
     target = workdir / plan.dataset / "tables" / plan.table
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)

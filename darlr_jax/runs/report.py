@@ -38,7 +38,7 @@ from darlr_jax.runs.figures import (
     seed_curves,
 )
 from darlr_jax.runs.groups import Group, WholePlan
-from darlr_jax.runs.plan_tables import brief_notes, brief_table
+from darlr_jax.runs.plan_tables import brief_notes, brief_table, plan_table
 from darlr_jax.runs.plans import Plan, Row
 from darlr_jax.runs.progress import clock
 from darlr_jax.runs.published import PublishedScores
@@ -303,13 +303,12 @@ def _plan_section(
     whole: WholePlan, truth: str | None, published: PublishedScores
 ) -> str:
     """Picture and table of a plan, with what its reader must know."""
-    plan, outcomes = whole.plan, whole.outcomes
-    table = comparison_table(plan.dataset, outcomes, published)
-    notes = brief_notes(plan, outcomes, table, truth)
+    table = plan_table(whole.plan, whole.outcomes, published, truth)
+    notes = "".join(map(pages.note, brief_notes(table)))
     return (
-        f"<h2>{pages.esc(plan.title)}</h2>"
-        f"{_plan_figure(plan, outcomes, published)}"
-        f"{pages.table(brief_table(table))}{''.join(map(pages.note, notes))}"
+        f"<h2>{pages.esc(whole.plan.title)}</h2>"
+        f"{_plan_figure(whole.plan, whole.outcomes, published)}"
+        f"{pages.table(brief_table(table))}{notes}"
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 
 import pandas as pd
+import pytest
 
-from darlr_jax.runs.comparison import Outcome, comparison_table
-from darlr_jax.runs.plan_tables import brief_text, plan_texts
+from darlr_jax.runs.comparison import Outcome
+from darlr_jax.runs.plan_tables import brief_table, brief_text, plan_table, plan_texts
 from darlr_jax.runs.plans import choose_rows, make_plan, row_config
 from darlr_jax.runs.published import PublishedScores
 from tests.runs.conftest import metrics_row
@@ -25,26 +27,24 @@ def outcomes(plan, overrides=None):
     ]
 
 
-def compared(plan, overrides=None):
-    """What a text is made of, but for the matrix."""
-    rows = outcomes(plan, overrides)
-    return plan, rows, comparison_table(plan.dataset, rows, PUBLISHED)
+def compared(plan, truth=None, overrides=None):
+    return plan_table(plan, outcomes(plan, overrides), PUBLISHED, truth)
 
 
 def test_faults_are_said_of_published_rows_alone():
     plan = choose_rows(make_plan("main", "coat"), ["mbpo", "sqn", "crr"])
-    notes = plan_texts(*compared(plan), None)[".md"].splitlines()
+    notes = plan_texts(compared(plan))[".md"].splitlines()
     said = [line for line in notes if "faulty" in line]
     assert [line.split()[4] for line in said] == ["sqn", "crr"]
 
     plan = choose_rows(make_plan("main", "synthetic"), ["mbpo", "sqn", "crr"])
-    text = plan_texts(*compared(plan), None)[".md"]
+    text = plan_texts(compared(plan))[".md"]
     assert "faulty" not in text
 
 
 def test_every_form_has_the_notes():
     plan = choose_rows(make_plan("main", "coat"), ["mbpo", "sqn"])
-    texts = plan_texts(*compared(plan), "an invented matrix")
+    texts = plan_texts(compared(plan, "an invented matrix"))
     assert "\nEvaluation pays: an invented matrix.\n" in texts[".md"]
     assert texts[".csv"].count(",an invented matrix\n") == 2
     assert "Evaluation pays: an invented matrix." in texts[".tex"]
@@ -53,7 +53,7 @@ def test_every_form_has_the_notes():
 
 def test_the_brief_form_has_means_and_paired_intervals():
     plan = choose_rows(make_plan("main", "coat"), ["roler", "sqn"])
-    text = brief_text(*compared(plan), "an invented matrix")
+    text = brief_text(compared(plan, "an invented matrix"))
     header, _, roler, sqn, *notes = text.splitlines()
     cells = [cell.strip() for cell in header.strip("|").split("|")]
     values = dict(zip(cells, map(str.strip, sqn.strip("|").split("|")), strict=True))
@@ -67,7 +67,37 @@ def test_the_brief_form_has_means_and_paired_intervals():
 
 def test_a_twin_is_called_one():
     plan = choose_rows(make_plan("main", "kuairec"), ["mbpo", "sqn"])
-    text = plan_texts(*compared(plan, {"dataset.twin": True}), None)[".md"]
+    text = plan_texts(compared(plan, None, {"dataset.twin": True}))[".md"]
     assert text.startswith("# Main table, kuairec (a generated twin)\n")
     assert "\nAll rows: dataset.twin=True.\n" in text
     assert "faulty" not in text
+
+
+def test_over_an_axis_a_row_is_a_place_and_a_column_a_line():
+    plan = make_plan("density", "coat")
+    places, rows = (100.0, 5.0), []
+    for row in plan.rows:
+        if row.x in places and row.method != "darlr_nearest":
+            rows.append(row)
+    plan = plan._replace(rows=tuple(rows))
+    finished = outcomes(plan)
+    finished[-1] = finished[-1]._replace(metrics=None, state="3 of 8 epochs")
+    table = brief_table(plan_table(plan, finished, PUBLISHED, None))
+    assert list(table.columns) == [
+        *("rows kept (%)", "darlr_self", "darlr", "darlr less darlr_self"),
+        "darlr, published",
+    ]
+    few, whole = table.to_dict("records")
+    assert [few["rows kept (%)"], whole["rows kept (%)"]] == ["5", "100"]
+    assert whole["darlr"] == "25.50 ± 6.35"  # 25.0 and 26.0, Student's t
+    assert few["darlr"] == "3 of 8 epochs"
+    assert whole["darlr, published"] == pytest.approx(78.04, abs=0.005)
+    assert math.isnan(few["darlr, published"])  # of another log
+    assert whole["darlr less darlr_self"].value == 0.0
+
+
+def test_notes_of_an_axis_say_what_all_places_share():
+    plan = make_plan("exit_rule", "kuairec")
+    *_, where = notes = brief_text(compared(plan)).splitlines()
+    assert "NX_0 R_tra; seeds: 2; epochs: 4." in notes
+    assert where.startswith("By exit window N: darlr, against its pair: undecided at")
