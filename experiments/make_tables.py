@@ -9,7 +9,7 @@ beside what was found, the tables of `experiments.reproduce` of which every row 
 that is missing a file, malformed or failed stops the program; none is left out.
 
 Then the tables between `<!-- tables/NAME -->` and `<!-- end -->` of the pages (README,
-docs/results.md) are replaced by what was made; a test compares them.
+docs/results.md, docs/synthetic.md) are replaced by what was made; a test compares them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from experiments import cli
 
 AGAINST = "mbpo"  # what the other runs are paired with: the plainest learner
 
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "docs/synthetic.md")
 
 RESULTS = flags.DEFINE_string("results", "results", "Folder with raw/ and published/.")
 PAGES_TO_FILL = flags.DEFINE_list(

@@ -1,4 +1,4 @@
-"""README and docs/results.md tell what the commands made."""
+"""README and the pages of results tell what the commands made."""
 
 from __future__ import annotations
 
