@@ -10,6 +10,8 @@ from darlr_jax.presets import preset
 
 # Groups whose fields are those of one data set.
 _ALL_DATASETS = ("completion", "thinning", "validation")
+# What reference users are by that no selector picks: how many, and how they compare.
+_OF_ANY_REFERENCES = ("k_sel", "feedback", "center_feedback")
 
 
 def changed_fields(config: ExperimentConfig) -> dict[str, Any]:
@@ -73,8 +75,8 @@ def is_read(name: str, config: ExperimentConfig) -> bool:
     """
     group, _, rest = name.partition(".")
     reward = config.reward
-    if group == "selector":
-        return reward.references != "none"
+    if group == "selector" and reward.references != "learned":
+        return reward.references != "none" and rest in _OF_ANY_REFERENCES
     if group == "dataset" and "." in rest:
         return rest.partition(".")[0] in (config.dataset.name, *_ALL_DATASETS)
     if name == "reward.lambda_e":

@@ -14,6 +14,7 @@ import pytest
 
 from darlr_jax.config import replace
 from darlr_jax.experiment import init_seeds, make_run_epoch, run_epoch
+from darlr_jax.runs.fields import is_read
 from darlr_jax.training import epoch as epoch_lib
 from darlr_jax.training.epoch import train_epoch
 from darlr_jax.training.program import coefficients_of
@@ -83,6 +84,23 @@ def test_darlr_with_itself_as_reference_and_no_lambda_is_mbpo():
         chex.assert_trees_all_equal(common, theirs)
     assert darlr.previous_estimates.size  # the one does keep estimates, the other not
     assert not mbpo.previous_estimates.size
+
+
+def test_a_control_depends_on_no_field_of_a_selector_that_learns():
+    """Bit for bit, with references that are drawn: `fields.is_read` says which."""
+    others = {
+        **{"lambda_s": 3.0, "lambda_d": 2.0, "reward_estimate": "item_centred"},
+        **{"item_in_state": True, "window": 2, "user_block": 7},
+        **{"width": 16, "layers": 2, "critic_target": "mean_reward"},
+        **{"discount": 0.5, "normalize_advantage": True, "learning_rate": 0.1},
+    }
+    config = tiny("darlr_random")
+    assert not any(is_read(f"selector.{name}", config) for name in others)
+    assert is_read("selector.k_sel", config)
+    changed = replace(config, {f"selector.{name}": v for name, v in others.items()})
+    (states, history), (same, again) = train(config), train(changed)
+    chex.assert_trees_all_equal(values_of(states), values_of(same))
+    chex.assert_trees_all_equal(history, again)
 
 
 @pytest.mark.parametrize("name", ["lambda_u", "lambda_e", "lambda_s", "lambda_d"])
