@@ -363,7 +363,8 @@ def _curves(dataset: str) -> Iterable[Row]:
 
 
 _SHARES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
-_REFERENCES = ("darlr_self", "darlr", "darlr_nearest")  # the first is the control
+# The first is the control.
+_REFERENCES = ("darlr_self", "darlr", "darlr_nearest", "darlr_random")
 
 
 def _thinned(unit: str) -> Iterable[Row]:
