@@ -228,13 +228,13 @@ def _draw_each(
     axes = figure.subplots(lines, _COLUMNS, sharex=True, sharey=True, squeeze=False)
     curves = _coarse_curves(outcomes, column)
     for axis, outcome in zip(axes.flat, outcomes, strict=False):  # some stay empty
-        name, pair = outcome.row.name, outcome.row.against or ""
+        row, pair = outcome.row.name, outcome.row.against or ""
         if pair in curves:
             draw_mean(axis, curves[pair], pair, "black", lw=0.8)
-        draw_band(axis, curves[name], name, COLOURS[0])
+        draw_band(axis, curves[row], row, COLOURS[0])
         _draw_published_curve(axis, outcome, plan.dataset, published, COLOURS[1])
         finish(axis, "", "", "")
-        axis.set_title(name, loc="left", fontsize="small" if len(name) < 24 else 6.5)
+        axis.set_title(row, loc="left", fontsize="small" if len(row) < 24 else 6.5)
     for unused in axes.flat[len(outcomes) :]:
         unused.remove()
     figure.supxlabel("epoch", fontsize="medium")

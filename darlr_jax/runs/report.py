@@ -283,7 +283,7 @@ def _overview(
 ) -> list[str]:
     """Methods and runs of no plan: scores, curves and their table."""
     rows = tuple(outcome.row for outcome in outcomes)
-    plan = Plan(group.name, group.dataset, group.name, "scores", "", rows, ())
+    plan = Plan("runs", group.dataset, group.name, "scores", "", rows, ())
     curves = plan._replace(figure="curves")
     table = comparison_table(group.dataset, outcomes, published)
     shared = in_words(shared_changes(outcome.config for outcome in outcomes))

@@ -129,6 +129,7 @@ def test_the_page_of_a_group(run, write_run):
     assert "script" not in page.tags
     assert len(set(page.ids)) == len(page.ids)
     assert "<title>coat &lt;1&gt;</title>" in text
+    assert all(re.fullmatch(r"[\w.-]+", name) for name in page.ids)
     assert "2 of 2" not in text  # the same scores: no seed is ahead
     assert "<td>0 of 2</td>" in text
 
