@@ -321,6 +321,13 @@ _LAMBDAS: dict[str, tuple[float, ...]] = {
 }
 
 
+# A weight of 0 is its term left out: the ablation's run.
+_LEFT_OUT: dict[str, Mapping[str, Any]] = {
+    "reward.lambda_u": {"reward.uncertainty": "none"},
+    "reward.lambda_e": {"reward.lambda_e": 0.0, "reward.entropy_orders": ()},
+}
+
+
 def _sensitivity(dataset: str) -> Iterable[Row]:
     base = preset(dataset, "darlr")
     values: dict[str, tuple[float, ...]] = {
@@ -333,7 +340,11 @@ def _sensitivity(dataset: str) -> Iterable[Row]:
         if field not in defaults:
             continue  # inert here; test_plans.py says where
         for value in sorted({*candidates, defaults[field]}):
-            changes = {} if value == defaults[field] else {field: value}
+            changes: Mapping[str, Any] = {field: value}
+            if value == defaults[field]:
+                changes = {}
+            elif value == 0.0:
+                changes = _LEFT_OUT.get(field, changes)
             row = Row(f"{field}={value:g}", "darlr", changes, against="darlr")
             yield row._replace(panel=field, series="darlr", x=value)
 

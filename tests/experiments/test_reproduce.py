@@ -119,10 +119,10 @@ def test_rows_that_are_the_same_run_share_it(runs, program):
 
 
 def test_rows_that_share_a_program_are_trained_side_by_side(runs, program):
-    names = ("lambda_u=0", "lambda_u=1", "lambda_u=5")
+    names = ("lambda_u=0.5", "lambda_u=1", "lambda_u=5")
     rows = ",".join(["darlr", "selector.k_sel=2", *(f"reward.{n}" for n in names)])
     program("--table=sensitivity", f"--rows={rows}", "--side_by_side=3")
-    directories = [f"darlr__reward.{name}.0" for name in names]
+    directories = [f"darlr__reward.lambda_u={value}" for value in (0.5, 1.0, 5.0)]
     assert runs.started == [
         "darlr + " + " + ".join(directories[:2]),
         "darlr__selector.k_sel=2",

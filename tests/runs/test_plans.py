@@ -95,6 +95,21 @@ def test_the_exit_window_of_a_preset_is_a_run_of_the_main_table():
     assert names[1] != names[0]
 
 
+def test_a_weight_of_zero_is_a_run_of_the_ablation():
+    sensitivity, ablation = (
+        make_plan(table, "kuairec") for table in ("sensitivity", "ablation")
+    )
+    for weight, name in (
+        ("reward.lambda_u", "no_uncertainty"),
+        ("reward.lambda_e", "no_entropy"),
+        ("selector.lambda_s", "no_similarity"),
+        ("selector.lambda_d", "no_diversity"),
+    ):
+        rows = sensitivity.row(f"{weight}=0"), ablation.row(name)
+        first, second = map(directory_name, rows)
+        assert first == second
+
+
 def test_ablations_change_what_they_say():
     plan = make_plan("ablation", "kuairec")
     base = preset("kuairec", "darlr")
