@@ -100,7 +100,7 @@ class EntropyTables(NamedTuple):
     """k-order entropy of what users did next in the log (protocol 3.3)."""
 
     single: Table  # [I] order 1; 1 for items that the log never continues
-    pair_codes: Table  # [P] int32, sorted: smaller item * I + larger item
+    pair_codes: Table  # [P] int32, sorted: smaller item * I + larger item, then fill
     pair_entropy: Table  # [P] order 2; a pair that is not listed has entropy 1
     low: Table  # [] smallest possible bonus, sum over the orders in use
     high: Table  # [] largest possible bonus

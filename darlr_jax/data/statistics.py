@@ -15,7 +15,8 @@ from darlr_jax.data.dataset import DataError, Dataset, InteractionLog
 from darlr_jax.types import EntropyTables
 
 _NO_PAIR = np.iinfo(np.int32).max  # no pair of actions has this code
-_NO_PAIRS = (np.array([_NO_PAIR], np.int32), np.ones(1, np.float32))
+_NO_PAIRS = (np.empty(0, np.int32), np.empty(0, np.float32))
+_LEAST_PAIRS = 1024  # places of the shortest table
 
 
 # --- k-order entropy ------------------------------------------------------------------
@@ -41,8 +42,9 @@ def entropy_tables(
         or empty (pairs) and counts nothing towards the bounds.
 
     Returns:
-      The tables as NumPy arrays. `pair_codes` and `pair_entropy` have at least one
-      element, so that they can be searched: a code that no pair has, where need be.
+      The tables as NumPy arrays. `pair_codes` and `pair_entropy` are filled up to a
+      size that depends little on the log, with codes that no pair has: a program that
+      is compiled for a log serves others, as a thinner one.
 
     Raises:
       DataError: there are so many actions that the code of a pair overflows.
@@ -61,8 +63,9 @@ def entropy_tables(
             pair_codes, pair_entropy = _pair_table(actions[keys], entropy, len(single))
     # Unseen keys have entropy 1 and no key has more.
     bounds = np.array([low, len(orders)], np.float32)
+    pairs = _padded(pair_codes, _NO_PAIR), _padded(pair_entropy, 1)
     # The record is typed for the device, which is where its arrays go next.
-    tables: tuple[Any, ...] = (single, pair_codes, pair_entropy, bounds[0], bounds[1])
+    tables: tuple[Any, ...] = (single, *pairs, bounds[0], bounds[1])
     return EntropyTables(*tables)
 
 
@@ -86,13 +89,17 @@ def _pair_table(
             "32-bit code; leave order 2 out of reward.entropy_orders"
         )
     listed = (actions >= 0).all(axis=0) & (entropy < 1.0)
-    if not listed.any():
-        return _NO_PAIRS
     # Sorted again, as the order of the actions need not be that of the logged ids.
     first, second = np.sort(actions[:, listed], axis=0)
     codes = first * num_items + second
     rank = np.argsort(codes)
     return codes[rank].astype(np.int32), entropy[listed][rank]
+
+
+def _padded(table: np.ndarray, fill: float) -> np.ndarray:
+    """The table with `fill` behind it: `_LEAST_PAIRS`, or the next power of two."""
+    size = max(_LEAST_PAIRS, 1 << max(len(table) - 1, 0).bit_length())
+    return np.pad(table, (0, size - len(table)), constant_values=fill)
 
 
 def _in_time_order(log: InteractionLog) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from darlr_jax.config import ThinningConfig
 from darlr_jax.data import statistics
 from darlr_jax.data.dataset import DataError, InteractionLog
+from darlr_jax.data.thinning import thin
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -57,6 +59,13 @@ def look_up(tables, first, second, num_items):
     return tables.pair_entropy[place] if tables.pair_codes[place] == code else 1.0
 
 
+def listed_pairs(tables):
+    """Code of a pair -> entropy, without what fills the tables."""
+    listed = tables.pair_codes < np.iinfo(np.int32).max
+    codes, entropy = tables.pair_codes[listed], tables.pair_entropy[listed]
+    return dict(zip(codes.tolist(), entropy.tolist(), strict=True))
+
+
 def test_entropy_worked_example():
     walks = [(0, 1, 2), (0, 1, 2), (0, 1, 2), (1, 0, 2), (0, 1, 1)]
     log = make_log([(user, item) for user, walk in enumerate(walks) for item in walk])
@@ -67,8 +76,7 @@ def test_entropy_worked_example():
     after_1 = -(0.6 * math.log2(0.6) + 2 * 0.2 * math.log2(0.2)) / math.log2(3)
     np.testing.assert_allclose(tables.single, [after_0, after_1, 1.0], rtol=1e-6)
     # After {0, 1}: 2 (users 0, 1, 2, and 3 the other way round) and 1 (user 4).
-    assert tables.pair_codes.tolist() == [0 * 3 + 1]
-    np.testing.assert_allclose(tables.pair_entropy, [after_0], rtol=1e-6)
+    assert listed_pairs(tables) == {0 * 3 + 1: pytest.approx(after_0, rel=1e-6)}
     assert tables.low == pytest.approx(after_0 + after_0)
     assert tables.high == 2.0
 
@@ -103,7 +111,9 @@ def test_entropy_matches_the_definition(rows, times, seed):
     low = sum(min(table.values(), default=1.0) for table in (order_1, order_2))
     assert tables.low == pytest.approx(low, rel=1e-6)
     assert tables.high == 2.0
-    assert (np.diff(tables.pair_codes.astype(np.int64)) > 0).all()
+    pairs = len(listed_pairs(tables))
+    assert (np.diff(tables.pair_codes[:pairs]) > 0).all()
+    assert (tables.pair_entropy[pairs:] == 1).all()
 
 
 def test_entropy_ignores_the_names_of_the_users(dataset):
@@ -129,7 +139,21 @@ def test_entropy_of_orders_not_in_use_contributes_nothing(dataset, orders, high)
     assert tables.high == high
     assert tables.low <= high
     assert tables.single.any() == (1 in orders)
-    assert (len(tables.pair_codes) > 1) == (2 in orders)
+    assert bool(listed_pairs(tables)) == (2 in orders)
+
+
+def test_entropy_of_a_thinner_log_has_the_same_shapes(dataset):
+    """So that a program that was compiled for the one serves the other."""
+    items, size = dataset.environment_items, dataset.num_logged_items
+    shapes, pairs = set(), []
+    for share in (1.0, 0.5, 0.01):
+        log = thin(dataset, ThinningConfig(share)).log
+        tables = statistics.entropy_tables(log, items, size, (1, 2))
+        shapes.add(tuple(table.shape for table in tables))
+        pairs.append(len(listed_pairs(tables)))
+
+    assert pairs[0] > pairs[1] > pairs[2]
+    assert len(shapes) == 1
 
 
 def test_entropy_of_a_log_without_continuations():
