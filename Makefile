@@ -16,6 +16,8 @@ VENV := .venv
 BIN  := $(VENV)/bin
 # Compilation dominates the tests: the workers, and the next run, share what is compiled.
 TEST := JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" $(BIN)/python -m pytest
+# Nor are programs optimised that run for a moment: that is half of their compilation.
+QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)"
 DATA_FLAGS = --dataset="$(DATASET)" $(if $(DATA_DIR),--data_dir="$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
@@ -43,7 +45,7 @@ audit: $(VENV)/installed-dev ## versions, installed files and source, without a 
 	$(BIN)/python -m launch.audit
 
 unit: $(VENV)/installed-dev ## the tests that need neither minutes nor an accelerator
-	JAX_PLATFORMS=cpu $(TEST) -n 2 --durations=25 -m "not slow and not gpu" $(ARGS)
+	JAX_PLATFORMS=cpu $(QUICK) $(TEST) -n 2 --durations=25 -m "not slow and not gpu" $(ARGS)
 
 slow: $(VENV)/installed-dev ## the tests that take long
 	JAX_PLATFORMS=cpu $(TEST) -m "slow and not gpu" $(ARGS)
