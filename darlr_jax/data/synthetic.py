@@ -28,7 +28,7 @@ from darlr_jax.data.dataset import (
     InteractionLog,
 )
 
-GENERATOR_VERSION = 1  # to be raised with every change of what is generated
+GENERATOR_VERSION = 2  # to be raised with every change of what is generated
 
 TAG_COUNTS = (0.6, 0.3, 0.1)  # share of the items with 1, 2, 3 tags
 MAX_TAGS = len(TAG_COUNTS)
@@ -201,9 +201,10 @@ def _draw_cells(
     odds = activity + POPULARITY_BIAS * items.popularity + LIKING_BIAS * affinity
     # As in `_draw_tags`: draws without replacement, here over all cells at once.
     odds += rng.gumbel(size=odds.shape)
+    # Both parts are sorted: their order differs from processor to processor.
     order = np.argpartition(-odds.ravel(), num_logged)
-    unseen = rng.choice(order[num_logged:], num_held_out, replace=False)
-    return np.sort(order[:num_logged]), np.sort(unseen)
+    logged, others = np.sort(order[:num_logged]), np.sort(order[num_logged:])
+    return logged, np.sort(rng.choice(others, num_held_out, replace=False))
 
 
 def _draw_log(

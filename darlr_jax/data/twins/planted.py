@@ -151,8 +151,10 @@ def _first(arrival: np.ndarray, count: int, repeats: int) -> np.ndarray:
     """[count] positions of the smallest, the `repeats` smallest of them twice."""
     if not count:
         return np.zeros(0, np.intp)
+    # Sorted, as the order of a part differs from processor to processor.
     first = np.argpartition(arrival, count - repeats - 1)[: count - repeats]
-    again = np.argsort(arrival[first])[:repeats]
+    first = np.sort(first)
+    again = np.argsort(arrival[first], kind="stable")[:repeats]
     return np.concatenate([first, first[again]])
 
 
