@@ -45,7 +45,8 @@ audit: $(VENV)/installed-dev ## versions, installed files and source, without a 
 	$(BIN)/python -m launch.audit
 
 unit: $(VENV)/installed-dev ## the tests that need neither minutes nor an accelerator
-	JAX_PLATFORMS=cpu $(QUICK) $(TEST) -n 2 --durations=25 -m "not slow and not gpu" $(ARGS)
+	JAX_PLATFORMS=cpu $(QUICK) $(TEST) -n 2 --dist worksteal --durations=25 \
+	  -m "not slow and not gpu" $(ARGS)
 
 slow: $(VENV)/installed-dev ## the tests that take long
 	JAX_PLATFORMS=cpu $(TEST) -m "slow and not gpu" $(ARGS)

@@ -7,7 +7,6 @@ import ctypes
 import functools
 import math
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -24,8 +23,7 @@ from darlr_jax.runs import checkpoint
 from darlr_jax.runs.checkpoint import Checkpointer
 from darlr_jax.runs.directory import Identity, RunError
 from darlr_jax.types import AgentState, TrainState
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from tests.environments import ROOT, with_devices
 
 
 def make_state(seed=0, *, impl=None, seeds=3):
@@ -457,9 +455,7 @@ def test_another_number_of_devices(tmp_path):
         checkpoints.save(make_state(1, seeds=4), 1)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", _OTHER_DEVICES, str(tmp_path)],
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
-        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        env=with_devices(4),
         capture_output=True,
         text=True,
         check=False,

@@ -5,8 +5,6 @@ The number of devices of a CPU is that of a process, so each count has its own.
 
 from __future__ import annotations
 
-import os
-import pathlib
 import subprocess
 import sys
 
@@ -15,9 +13,9 @@ import numpy as np
 import pytest
 
 from darlr_jax.runs.checkpoint import Checkpointer
+from tests.environments import ROOT, with_devices
 from tests.runs.test_checkpoint import assert_same, make_state
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 SEEDS = 4
 
 
@@ -49,12 +47,7 @@ def process(devices, folder, *calls):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", __name__, str(folder), *calls],
         cwd=ROOT,
-        env=os.environ
-        | {
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        },
+        env=with_devices(devices),
         capture_output=True,
         text=True,
         timeout=300,

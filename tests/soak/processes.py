@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from orbax.checkpoint import v1 as ocp
 
+from tests.environments import ROOT, with_devices
 from tests.experiments.sizes import SYNTHETIC, TRAINING
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 EPOCHS = 60
 SETTINGS = (
     *SYNTHETIC,
@@ -51,13 +51,8 @@ class Run:
                 *(f"--cache_dir={cache}", f"--workdir={workdir}", *arguments),
             ],
             cwd=ROOT,
-            env=os.environ
-            | {
-                "JAX_PLATFORMS": "cpu",
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-                "PYTHONPATH": str(ROOT),
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            },
+            env=with_devices(devices)
+            | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"},
             stdout=self._log,
             stderr=self._log,
         )

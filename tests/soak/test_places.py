@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from tests.soak.processes import ROOT, SETTINGS
+from tests.environments import ROOT
+from tests.soak.processes import SETTINGS
 
 # Every file that Python opens to write, makes or moves, from the first import on.
 WATCHED = """
