@@ -24,7 +24,7 @@ from absl import flags
 
 from darlr_jax.files import replacing
 from darlr_jax.runs import claims
-from darlr_jax.runs.comparison import comparison_table, paired, with_matrix
+from darlr_jax.runs.comparison import comparison_table, paired, refits, with_matrix
 from darlr_jax.runs.costs import costs_table
 from darlr_jax.runs.directory import RunError, writing
 from darlr_jax.runs.fields import in_words, own_changes, shared_changes
@@ -174,10 +174,11 @@ def _plan_tables(
 
 
 def _notes(group: Group, runs: Sequence[FinishedRun]) -> list[str]:
-    """What all rows changed of their presets, and which matrix pays them."""
+    """What all rows changed of their presets, and what they stand on."""
     shared = in_words(shared_changes(run.config for run in runs))
     notes = [f"All rows: {shared}."] * bool(shared)
-    return notes + [f"Evaluation pays: {group.truth}."] * (group.truth is not None)
+    notes += [f"Evaluation pays: {group.truth}."] * (group.truth is not None)
+    return notes + refits((run.name, run.config, run.fit) for run in runs)
 
 
 def _text(table: pd.DataFrame, notes: Sequence[str]) -> str:

@@ -49,6 +49,7 @@ from darlr_jax.runs.plots import save_png
 from darlr_jax.runs.preemption import REQUEUE, Interrupted, StopRequest
 from darlr_jax.runs.progress import clock
 from darlr_jax.runs.published import PublishedScores
+from darlr_jax.runs.results import fit_of
 from experiments import cli
 
 # As a program the flags are the process's own. Imported they stay private, because
@@ -250,7 +251,7 @@ def _options() -> list[str]:
 
 def _outcome(job: Job, seeds: Sequence[int]) -> Outcome:
     state = progress(job, seeds).describe(job.config.training.epochs)
-    return Outcome(job.row, job.config, metrics_of(job, seeds), state)
+    return Outcome(job.row, job.config, metrics_of(job, seeds), state, fit_of(job.path))
 
 
 def _ground_truth(job: Job) -> str | None:

@@ -7,7 +7,7 @@ is; one of a single seed says "1 seed"; one that failed stops the table.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -48,6 +48,7 @@ class Outcome(NamedTuple):
     config: ExperimentConfig
     metrics: pd.DataFrame | None  # None: it has not finished,
     state: str  # and how far it is
+    fit: str | None = None  # of its world model, as of `results.fit_of`
 
 
 def outcomes_of(runs: Sequence[FinishedRun], against: str | None) -> list[Outcome]:
@@ -61,7 +62,7 @@ def outcomes_of(runs: Sequence[FinishedRun], against: str | None) -> list[Outcom
     for run, note in zip(runs, notes, strict=True):
         other = against if against != run.name else None
         row = Row(run.name, run.config.method, note=note, against=other)
-        outcomes.append(Outcome(row, run.config, run.metrics, ""))
+        outcomes.append(Outcome(row, run.config, run.metrics, "", run.fit))
     return outcomes
 
 
@@ -187,6 +188,29 @@ def require_one_matrix(ground_truths: Mapping[str, str | None]) -> str | None:
         pairs = "; ".join(f"{row}: {truth}" for truth, row in named.items())
         raise RunError(f"rows are paid by {len(named)} test matrices ({pairs})")
     return next(iter(named), None)
+
+
+def refits(fits: Iterable[tuple[str, ExperimentConfig, str | None]]) -> list[str]:
+    """A sentence for each world model that rows of a table have of several fits.
+
+    Args:
+      fits: name, configuration and `results.fit_of` of each row.
+    """
+    models: dict[Any, dict[str, list[str]]] = {}
+    for name, config, fit in fits:
+        if fit is not None:
+            model = models.setdefault((config.world_model, config.dataset), {})
+            model.setdefault(fit, []).append(name)
+    sentences = []
+    for model in models.values():
+        largest = max(model.values(), key=len)
+        sentences += [
+            f"On another fit of the same world model than most rows (same data and "
+            f"fields; machines round differently): {', '.join(names)}."
+            for names in model.values()
+            if names is not largest
+        ]
+    return sentences
 
 
 def with_matrix(table: pd.DataFrame, truth: str | None) -> pd.DataFrame:

@@ -101,7 +101,7 @@ def whole_plans(dataset: str, runs: Iterable[FinishedRun]) -> tuple[WholePlan, .
 
 
 def _outcome(row: Row, run: FinishedRun) -> Outcome:
-    return Outcome(row, run.config, run.metrics, "done")
+    return Outcome(row, run.config, run.metrics, "done", run.fit)
 
 
 def _plans_of(dataset: str) -> Iterable[Plan]:

@@ -11,6 +11,7 @@ import pandas as pd
 from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
+    refits,
     where_it_helps,
     with_matrix,
 )
@@ -143,6 +144,7 @@ def _notes(table: PlanTable) -> list[str]:
         notes.append(f"All rows: {in_words(shared)}.")
     if table.truth is not None:
         notes.append(f"Evaluation pays: {table.truth}.")
+    notes += refits((o.row.name, o.config, o.fit) for o in table.outcomes)
     if "published" in rows:
         beside = set(rows.loc[rows["published"].notna(), "row"])
         notes += faults(o.row.method for o in table.outcomes if o.row.name in beside)

@@ -16,6 +16,7 @@ from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
     interval,
+    refits,
 )
 from darlr_jax.runs.costs import costs_of
 from darlr_jax.runs.directory import RunDirectory, load_config, read_json
@@ -290,6 +291,7 @@ def _overview(
     notes = [_LEGEND]
     notes += [f"All runs: {shared}."] * bool(shared)
     notes += [f"Evaluation pays: {group.truth}."] * (group.truth is not None)
+    notes += refits((o.row.name, o.config, o.fit) for o in outcomes)
     return [
         _plan_figure(plan, outcomes, published),
         _plan_figure(curves, outcomes, published),

@@ -8,6 +8,8 @@ seeds.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import pathlib
@@ -46,6 +48,7 @@ class FinishedRun(NamedTuple):
     config: ExperimentConfig
     metrics: pd.DataFrame
     record: dict[str, Any]  # run.json
+    fit: str | None  # which fit of a world model it stands on: see `fit_of`
 
     @property
     def name(self) -> str:
@@ -67,7 +70,24 @@ def read_run(run_dir: str | os.PathLike[str]) -> FinishedRun:
     require_whole(run_dir)
     run = RunDirectory(run_dir)
     config, metrics = load_config(run.path), load_metrics(run.path)
-    return FinishedRun(run.path, config, metrics, read_json(run.run_file))
+    record = read_json(run.run_file)
+    return FinishedRun(run.path, config, metrics, record, fit_of(run.path))
+
+
+def fit_of(run_dir: str | os.PathLike[str]) -> str | None:
+    """A digest of the losses of a world model's fit; None where a run has none.
+
+    They tell fits apart to their rounding: the same fields and data give another digest
+    on another machine or version, where the fitted tables differ as well.
+
+    Raises:
+      RunError: world_model.json is malformed.
+    """
+    file = RunDirectory(run_dir).world_model
+    if not file.exists():
+        return None
+    losses = [epoch.get("loss") for epoch in read_json(file).get("epochs", [])]
+    return hashlib.sha256(json.dumps(losses).encode()).hexdigest()
 
 
 def load_metrics(

@@ -15,6 +15,7 @@ from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
     paired_scores,
+    refits,
     require_one_matrix,
     where_it_helps,
 )
@@ -308,3 +309,24 @@ def test_no_picture_of_nothing():
     plan = make_plan("main", "coat")
     outcomes = invented(plan, {row.name for row in plan.rows})
     assert draw_plan(plan, outcomes, PUBLISHED, "x") is None
+
+
+# --- fits of a world model ------------------------------------------------------------
+
+
+def test_rows_on_another_fit_of_the_same_world_model_are_named():
+    config, tuned = (
+        row_config(Row("mbpo", "mbpo"), "coat", changes)
+        for changes in ({}, {"world_model.epochs": 8})
+    )
+    fits = [
+        *(("mbpo", config, "a"), ("dorl", config, "b"), ("mopo", config, "b")),
+        *(("roler", config, "b"), ("tuned", tuned, "c"), ("gt", config, "d")),
+        ("random", config, None),
+    ]
+
+    alone, another = refits(fits)
+
+    assert alone.endswith(": mbpo.") and another.endswith(": gt.")
+    assert "another fit of the same world model" in alone
+    assert not refits(fits[1:5]) and not refits([])

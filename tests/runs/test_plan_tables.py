@@ -51,6 +51,19 @@ def test_every_form_has_the_notes():
     assert texts[".md"].startswith("# Main table, coat\n")
 
 
+def test_every_form_names_rows_on_another_fit():
+    plan = choose_rows(make_plan("main", "coat"), ["mbpo", "dorl", "mopo"])
+    rows = [
+        outcome._replace(fit="b" if outcome.row.name == "dorl" else "a")
+        for outcome in outcomes(plan)
+    ]
+    table = plan_table(plan, rows, PUBLISHED, None)
+    texts = [plan_texts(table)[".md"], plan_texts(table)[".tex"], brief_text(table)]
+    for text in texts:
+        assert "On another fit of the same world model than most rows" in text
+        assert "differently): dorl." in text
+
+
 def test_the_brief_form_has_means_and_paired_intervals():
     plan = choose_rows(make_plan("main", "coat"), ["roler", "sqn"])
     text = brief_text(compared(plan, "an invented matrix"))

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats  # JAX depends on it; the library does not
 
 from darlr_jax.runs import results
-from darlr_jax.runs.directory import RunDirectory, RunError
+from darlr_jax.runs.directory import RunDirectory, RunError, write_json
 
 
 def test_metrics_read_back_exactly(write_run):
@@ -208,3 +208,15 @@ def test_second_file_of_a_killed_run_may_lack_the_last_epoch(
     else:
         with pytest.raises(RunError, match=r"metrics\.jsonl: 3 rows, 6 in metrics"):
             results.load_metrics(path)
+
+
+def test_fits_of_a_world_model_are_told_apart_by_their_losses(write_run):
+    fits = []
+    for name, loss, error in (("a", 3.5, 1.0), ("b", 3.5, 2.0), ("c", 3.5000001, 1.0)):
+        run = RunDirectory(write_run(name))
+        epochs = [{"epoch": 1, "loss": loss, "held_out_mae": error}]
+        write_json(run.world_model, {"epochs": epochs})
+        fits.append(results.read_run(run.path).fit)
+
+    assert fits[0] == fits[1] != fits[2]  # other held-out rows are no other fit
+    assert results.read_run(write_run("none")).fit is None
