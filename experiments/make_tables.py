@@ -5,7 +5,8 @@
 For each folder of runs: a table of means of its methods and one of its other rows, all
 of them with bootstrap intervals and differences paired by seed, what the papers claim
 beside what was found, the tables of `experiments.reproduce` of which every row is there
-(in a brief form too, for pages), what each run took, and a page with pictures. A run
+(in a brief form too, for pages), what each run took, and a page with pictures; where
+DATASET_repeat holds runs of DATASET once more, what became of their differences. A run
 that is missing a file, malformed or failed stops the program; none is left out.
 
 Then the tables between `<!-- tables/NAME -->` and `<!-- end -->` of the pages (README,
@@ -24,7 +25,13 @@ from absl import flags
 
 from darlr_jax.files import replacing
 from darlr_jax.runs import claims
-from darlr_jax.runs.comparison import comparison_table, paired, refits, with_matrix
+from darlr_jax.runs.comparison import (
+    comparison_table,
+    paired,
+    refits,
+    repeats_table,
+    with_matrix,
+)
 from darlr_jax.runs.costs import costs_table
 from darlr_jax.runs.directory import RunError, writing
 from darlr_jax.runs.fields import in_words, own_changes, shared_changes
@@ -37,6 +44,7 @@ from darlr_jax.runs.results import FinishedRun, summary_table, to_markdown
 from experiments import cli
 
 AGAINST = "mbpo"  # what the other runs are paired with: the plainest learner
+_REPEAT = "_repeat"  # DATASET_repeat: runs of DATASET once more
 
 PAGES = ("README.md", "docs/results.md", "docs/synthetic.md")
 
@@ -99,6 +107,9 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
     tables = {f"{dataset}.md": _methods_table(group, root)}
     tables |= _paired_tables(group, published)
     tables[f"{dataset}_costs.md"] = f"{to_markdown(costs_table(group.runs))}\n"
+    repeat = root / "raw" / f"{dataset}{_REPEAT}"
+    if repeat.is_dir():
+        tables[f"{dataset}_repeats.md"] = _repeats_table(group, read_group(repeat))
     if group.methods and group.others:
         tables[f"{dataset}_changed.md"] = _changed_table(group)
     for whole in group.plans:
@@ -151,6 +162,18 @@ def _changed_table(group: Group) -> str:
     note = f"difference: {_PAIRED}; [ ]: 95 % bootstrap interval."
     table = pd.concat([table, pd.DataFrame(pairs)], axis=1)
     return _text(table, [note, *_notes(group, runs)])
+
+
+def _repeats_table(group: Group, again: Group) -> str:
+    """Methods that were run twice, each time beside `AGAINST`."""
+    first, second = (
+        {run.name: run for run in methods} for methods in (group.methods, again.methods)
+    )
+    notes = [
+        "Of all users, paired by seed; [ ]: 95 % bootstrap interval.",
+        "both: the pairs of the two; ± 95 % (t): half of their Student's interval.",
+    ]
+    return _text(repeats_table(first, second, AGAINST), notes)
 
 
 def _from_method(run: FinishedRun, method: FinishedRun | None) -> dict[str, Any]:

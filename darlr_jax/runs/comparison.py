@@ -124,22 +124,63 @@ class Pair(NamedTuple):
     ahead: str  # how many of the common seeds the first is ahead with
     epochs: int  # compared
 
+    @property
+    def differences(self) -> list[float]:
+        """First less second, of the common seeds in order."""
+        return _differences(self.first, self.second)
+
 
 def paired(first: pd.DataFrame, second: pd.DataFrame) -> Pair | None:
     """The difference of two runs by `paired_scores`; None without a common seed."""
     ours, theirs = paired_scores(first, second)
-    common = sorted(ours.keys() & theirs.keys())
-    if not common:
+    differences = _differences(ours, theirs)
+    if not differences:
         return None
-    differences = [ours[seed] - theirs[seed] for seed in common]
     return Pair(
         first=ours,
         second=theirs,
         difference=paired_difference(ours, theirs),
         half_width=mean_and_interval(differences)[1],
-        ahead=f"{sum(value > 0 for value in differences)} of {len(common)}",
+        ahead=f"{sum(value > 0 for value in differences)} of {len(differences)}",
         epochs=min(int(first["epoch"].max()), int(second["epoch"].max())),
     )
+
+
+def _differences(first: dict[int, float], second: dict[int, float]) -> list[float]:
+    common = sorted(first.keys() & second.keys())
+    return [first[seed] - second[seed] for seed in common]
+
+
+def repeats_table(
+    runs: Mapping[str, FinishedRun], again: Mapping[str, FinishedRun], against: str
+) -> pd.DataFrame:
+    """What runs differ by from one of them, and what they do when all are run again.
+
+    Args:
+      runs: by name.
+      again: the same runs once more, as on another fit of the world model.
+      against: the run that is subtracted.
+
+    Returns:
+      A row each run of both, of all users, paired by seed: its difference, that of the
+      repeat, and that of both as so many more seeds, with half of Student's interval;
+      and by how much the repeat itself differs.
+    """
+    rows = []
+    for name in (name for name in runs if name in again):
+        moved = paired(again[name].metrics, runs[name].metrics)
+        row: dict[str, Any] = {"row": name}
+        row |= dict.fromkeys((f"less {against}", "run again", "both", "± 95 % (t)"))
+        first = paired(runs[name].metrics, runs[against].metrics)
+        second = paired(again[name].metrics, again[against].metrics)
+        if name != against and first is not None and second is not None:
+            both = [*first.differences, *second.differences]
+            row |= {f"less {against}": first.difference, "run again": second.difference}
+            row["both"], row["± 95 % (t)"] = mean_and_interval(both)
+            row["ahead"] = f"{sum(value > 0 for value in both)} of {len(both)}"
+        row["again less first"] = None if moved is None else moved.difference
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def where_it_helps(outcomes: Sequence[Outcome], table: pd.DataFrame) -> list[str]:

@@ -16,6 +16,7 @@ from darlr_jax.runs.comparison import (
     comparison_table,
     paired_scores,
     refits,
+    repeats_table,
     require_one_matrix,
     where_it_helps,
 )
@@ -23,7 +24,7 @@ from darlr_jax.runs.directory import RunError
 from darlr_jax.runs.figures import draw_plan
 from darlr_jax.runs.plans import Row, make_plan, row_config
 from darlr_jax.runs.published import PublishedScores
-from darlr_jax.runs.results import to_markdown
+from darlr_jax.runs.results import read_run, to_markdown
 from darlr_jax.runs.statistics import Interval
 from tests.runs.conftest import metrics_row
 
@@ -330,3 +331,26 @@ def test_rows_on_another_fit_of_the_same_world_model_are_named():
     assert alone.endswith(": mbpo.") and another.endswith(": gt.")
     assert "another fit of the same world model" in alone
     assert not refits(fits[1:5]) and not refits([])
+
+
+def test_repeats_worked_by_hand(write_run):
+    """A gain is 1 and 2 times its factor on seeds 0 and 1."""
+    gains = {"mbpo": 0.0, "darlr": 2.0, "once": 1.0}
+    first = {n: finished(write_run(n), gain) for n, gain in gains.items()}
+    again = {n: first[n]._replace(metrics=metrics(gain=1.0)) for n in ("mbpo", "darlr")}
+    again["mbpo"] = first["mbpo"]
+
+    table = repeats_table(first, again, "mbpo").set_index("row")
+
+    assert list(table.index) == ["mbpo", "darlr"]
+    assert table.loc["mbpo", "again less first"].value == 0
+    row = table.loc["darlr"]
+    assert row["less mbpo"].value == pytest.approx(3.0)  # 2 and 4
+    assert row["run again"].value == pytest.approx(1.5)  # 1 and 2
+    assert row["both"] == pytest.approx((2 + 4 + 1 + 2) / 4)
+    assert row["ahead"] == "4 of 4"
+    assert row["again less first"].value == pytest.approx(-1.5)
+
+
+def finished(path, gain):
+    return read_run(path)._replace(metrics=metrics(gain=gain))
