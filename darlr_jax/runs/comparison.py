@@ -146,6 +146,13 @@ def paired(first: pd.DataFrame, second: pd.DataFrame) -> Pair | None:
     )
 
 
+def _pair_of(name: str, other: str, runs: Mapping[str, FinishedRun]) -> Pair | None:
+    """Two different runs of a set, paired; None without the second."""
+    if name == other or other not in runs:
+        return None
+    return paired(runs[name].metrics, runs[other].metrics)
+
+
 def _differences(first: dict[int, float], second: dict[int, float]) -> list[float]:
     common = sorted(first.keys() & second.keys())
     return [first[seed] - second[seed] for seed in common]
@@ -169,18 +176,17 @@ def repeats_table(
     rows = []
     for name in (name for name in runs if name in again):
         moved = paired(again[name].metrics, runs[name].metrics)
-        row: dict[str, Any] = {"row": name}
-        row |= dict.fromkeys((f"less {against}", "run again", "both", "± 95 % (t)"))
-        first = paired(runs[name].metrics, runs[against].metrics)
-        second = paired(again[name].metrics, again[against].metrics)
-        if name != against and first is not None and second is not None:
+        row: dict[str, Any] = {"row": name, f"less {against}": None, "run again": None}
+        row |= dict.fromkeys(("both", "± 95 % (t)", "ahead"))
+        first, second = (_pair_of(name, against, each) for each in (runs, again))
+        if first is not None and second is not None:
             both = [*first.differences, *second.differences]
             row |= {f"less {against}": first.difference, "run again": second.difference}
             row["both"], row["± 95 % (t)"] = mean_and_interval(both)
             row["ahead"] = f"{sum(value > 0 for value in both)} of {len(both)}"
         row["again less first"] = None if moved is None else moved.difference
         rows.append(row)
-    return pd.DataFrame(rows)
+    return _without_empty(pd.DataFrame(rows))
 
 
 def where_it_helps(outcomes: Sequence[Outcome], table: pd.DataFrame) -> list[str]:
