@@ -169,11 +169,11 @@ def _repeats_table(group: Group, again: Group) -> str:
     first, second = (
         {run.name: run for run in methods} for methods in (group.methods, again.methods)
     )
-    notes = [
-        "Of all users, paired by seed; [ ]: 95 % bootstrap interval.",
-        "both: the pairs of the two; ± 95 % (t): half of their Student's interval.",
-    ]
-    return _text(repeats_table(first, second, AGAINST), notes)
+    table = repeats_table(first, second, AGAINST)
+    notes = ["Of all users, paired by seed; [ ]: 95 % bootstrap interval."]
+    if "both" in table.columns:
+        notes.append("both: the pairs of the two; ± 95 % (t): half of Student's.")
+    return _text(table, notes)
 
 
 def _from_method(run: FinishedRun, method: FinishedRun | None) -> dict[str, Any]:
