@@ -252,8 +252,8 @@ def refits(fits: Iterable[tuple[str, ExperimentConfig, str | None]]) -> list[str
     for model in models.values():
         largest = max(model.values(), key=len)
         sentences += [
-            f"On another fit of the same world model than most rows (same data and "
-            f"fields; machines round differently): {', '.join(names)}."
+            f"On another fit of the same world model than its rows that are named "
+            f"nowhere here (machines round differently): {', '.join(names)}."
             for names in model.values()
             if names is not largest
         ]

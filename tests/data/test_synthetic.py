@@ -32,7 +32,7 @@ def test_same_configuration_same_data(dataset):
     assert _equal(dataset, synthetic.generate(SyntheticConfig()))
 
 
-def test_every_processor_generates_the_same(dataset, monkeypatch):
+def test_the_order_within_a_partition_decides_nothing(dataset, monkeypatch):
     """Which of the two parts an element is in is sure; its place there is not."""
     monkeypatch.setattr(np, "argpartition", lambda values, kth: np.argsort(values))
     assert _equal(dataset, synthetic.generate(SyntheticConfig()))

@@ -155,7 +155,9 @@ def test_same_arguments_same_bytes(name, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_processor_writes_the_same_bytes(name, small, tmp_path, monkeypatch):
+def test_the_order_within_a_partition_decides_nothing(
+    name, small, tmp_path, monkeypatch
+):
     """Which of the two parts an element is in is sure; its place there is not."""
     monkeypatch.setattr(np, "argpartition", lambda values, kth: np.argsort(values))
     assert contents(twins.write(name, tmp_path, SMALL)) == contents(small / name)

@@ -337,8 +337,8 @@ def test_repeats_worked_by_hand(write_run):
     """A gain is 1 and 2 times its factor on seeds 0 and 1."""
     gains = {"mbpo": 0.0, "darlr": 2.0, "once": 1.0}
     first = {n: finished(write_run(n), gain) for n, gain in gains.items()}
-    again = {n: first[n]._replace(metrics=metrics(gain=1.0)) for n in ("mbpo", "darlr")}
-    again["mbpo"] = first["mbpo"]
+    moved = first["darlr"]._replace(metrics=metrics(gain=1.0))
+    again = {"mbpo": first["mbpo"], "darlr": moved}
 
     table = repeats_table(first, again, "mbpo").set_index("row")
 

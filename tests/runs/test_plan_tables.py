@@ -60,7 +60,7 @@ def test_every_form_names_rows_on_another_fit():
     table = plan_table(plan, rows, PUBLISHED, None)
     texts = [plan_texts(table)[".md"], plan_texts(table)[".tex"], brief_text(table)]
     for text in texts:
-        assert "On another fit of the same world model than most rows" in text
+        assert "On another fit of the same world model than its rows that" in text
         assert "differently): dorl." in text
 
 
