@@ -150,12 +150,16 @@ def _run_all(
     if at_once is None or at_once >= count:
         return together(states, tables, truth, coefficients)
     size = max(n for n in range(1, at_once + 1) if count % n == 0)
+    alone = size == 1  # without `vmap`, under which both branches of a `cond` are taken
 
     def follow(group: tuple[Any, Any]) -> tuple[Any, dict[str, Array]]:
         states, theirs = group
-        return together(states, tables, truth, theirs if own else coefficients)
+        run = epoch if alone else together
+        return run(states, tables, truth, theirs if own else coefficients)
 
     groups = (states, coefficients if own else None)
+    if alone:
+        return lax.map(follow, groups)
     done = lax.map(follow, _split(groups, count // size, size))
     return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), done)
 

@@ -426,9 +426,9 @@ class Compiled(NamedTuple):
 
 
 def compile_epoch(experiment: Experiment, states: Any) -> Compiled:
-    """The epoch of all states, as many side by side as the device has memory for."""
+    """The epoch of all states, as many side by side as the device is suited to."""
     started = time.perf_counter()
-    at_once = jax.tree.leaves(states)[0].shape[0]
+    at_once = _side_by_side(states)
     while True:
         run_epoch = make_run_epoch(experiment.learner, at_once)
         compiled = run_epoch.lower(states, *experiment[1:]).compile()  # type: ignore[attr-defined]
@@ -440,6 +440,15 @@ def compile_epoch(experiment: Experiment, states: Any) -> Compiled:
     if not memory.fits:
         say(f"warning: {memory}: may not fit; lower training.environments")
     return Compiled(compiled, time.perf_counter() - started, memory)
+
+
+def _side_by_side(states: Any) -> int:
+    """How many of the states to try first: all, but on a CPU one after another.
+
+    A CPU is as busy with one, and what one reads stays in its cache.
+    """
+    count = jax.tree.leaves(states)[0].shape[0]
+    return 1 if jax.default_backend() == "cpu" else count
 
 
 def _memory(compiled: Any, experiment: Experiment, states: Any) -> Memory:

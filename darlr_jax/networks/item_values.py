@@ -1,4 +1,7 @@
-"""Heads of the offline learners: a state -> one number an item, or its distribution."""
+"""Heads of the offline learners: a state -> one number an item, or its distribution.
+
+Either can be asked for all actions or, at a fraction of the cost, for one.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +10,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import linen as nn
 
-from darlr_jax.networks.base import MLP, Linear, call, symmetric_uniform
-from darlr_jax.types import Array, Key, Network, Params
-
-
-class ItemValues(nn.Module):
-    """Values of actions, or logits over them; without hidden layers it is linear."""
-
-    hidden: tuple[int, ...]
-    num_items: int
-
-    @nn.compact
-    def __call__(self, state: Array) -> Array:
-        """Maps a state `[..., D]` to `[..., I]`."""
-        return Linear(self.num_items)(MLP(self.hidden)(state))
-
-
-def make_item_values(
-    hidden: tuple[int, ...], num_items: int, state_width: int
-) -> Network:
-    """`init(key) -> params`, `apply(params, state [..., D]) -> [..., I]`."""
-    module = ItemValues(hidden, num_items)
-
-    def init(key: Key) -> Params:
-        return module.init(key, jnp.zeros((state_width,)))["params"]
-
-    def apply(params: Params, state: Array) -> Array:
-        return call(module, params, state)
-
-    return Network(init, apply)
+from darlr_jax.networks.base import MLP, call, symmetric_uniform
+from darlr_jax.types import Array, Key, Params
 
 
 class ItemQuantiles(nn.Module):
@@ -98,3 +74,23 @@ def make_item_quantiles(
         return call(module, params, state, item, method="quantiles_of")
 
     return QuantileNetwork(init, values, quantiles_of)
+
+
+class ItemNetwork(NamedTuple):
+    """Values of actions, or logits over them; without hidden layers they are linear."""
+
+    init: Any  # (key) -> params
+    apply: Any  # (params, state [..., D]) -> [..., I]
+    item_value: Any  # (params, state [..., D], item [...]) -> [...]
+
+
+def make_item_values(
+    hidden: tuple[int, ...], num_items: int, state_width: int
+) -> ItemNetwork:
+    """The head of I actions with one number each: their only quantile."""
+    network = make_item_quantiles(hidden, num_items, 1, state_width)
+
+    def item_value(params: Params, state: Array, item: Array) -> Array:
+        return network.quantiles(params, state, item)[..., 0]
+
+    return ItemNetwork(network.init, network.values, item_value)

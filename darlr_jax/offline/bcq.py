@@ -20,7 +20,6 @@ from darlr_jax.offline.objective import (
     Heads,
     Objective,
     bootstrap,
-    value_of,
 )
 from darlr_jax.types import Array
 
@@ -60,16 +59,17 @@ def loss(
 
     y = G + gamma^n Q'(s', argmax over supported a of Q(s', a)).
     """
-    value, imitation = heads["value"].apply, heads["imitation"].apply
-    following = supported_values(
-        value(params["value"], batch.following),
+    value, imitation = heads["value"], heads["imitation"].apply
+    candidates = supported_values(
+        value.apply(params["value"], batch.following),
         imitation(params["imitation"], batch.following),
         None,
         config,
     )
-    best = jnp.argmax(following, axis=-1)
-    target = bootstrap(batch, value_of(value(old["value"], batch.old_following), best))
-    predicted = value_of(value(params["value"], batch.state), batch.item)
+    best = jnp.argmax(candidates, axis=-1)
+    following = value.item_value(old["value"], batch.old_following, best)
+    target = bootstrap(batch, following)
+    predicted = value.item_value(params["value"], batch.state, batch.item)
     value_loss = jnp.mean(optax.huber_loss(predicted, target))
     logits = imitation(params["imitation"], batch.state)
     log_probs = categorical.masked_log_softmax(logits, None)
@@ -79,7 +79,7 @@ def loss(
         "value": jnp.mean(predicted),
         "value_loss": value_loss,
         "imitation_loss": imitation_loss,
-        "supported_items": jnp.mean(jnp.sum(jnp.isfinite(following), axis=-1)),
+        "supported_items": jnp.mean(jnp.sum(jnp.isfinite(candidates), axis=-1)),
     }
     return value_loss + imitation_loss + penalty, metrics
 

@@ -20,7 +20,6 @@ from darlr_jax.offline.objective import (
     Heads,
     Objective,
     bootstrap,
-    value_of,
 )
 from darlr_jax.types import Array
 
@@ -47,10 +46,11 @@ def loss(
     y = G + gamma^n Q'(s', argmax_a Q(s', a)).
     """
     del config
-    value = heads["value"].apply
-    best = jnp.argmax(value(params["value"], batch.following), axis=-1)
-    target = bootstrap(batch, value_of(value(old["value"], batch.old_following), best))
-    predicted = value_of(value(params["value"], batch.state), batch.item)
+    value = heads["value"]
+    best = jnp.argmax(value.apply(params["value"], batch.following), axis=-1)
+    following = value.item_value(old["value"], batch.old_following, best)
+    target = bootstrap(batch, following)
+    predicted = value.item_value(params["value"], batch.state, batch.item)
     value_loss = jnp.mean(optax.huber_loss(predicted, target))
     logits = heads["supervised"].apply(params["supervised"], batch.state)
     log_probs = categorical.masked_log_softmax(logits, None)

@@ -171,7 +171,17 @@ def test_settings_side_by_side_or_a_few_at_a_time_are_the_same():
         )
 
 
+def test_a_cpu_takes_one_after_another_and_an_accelerator_all(monkeypatch):
+    experiment = assemble(tiny_config("mbpo", training__steps_per_epoch=2))
+    states = init_seeds(experiment, range(4))
+    one_by_one = training.compile_epoch(experiment, states)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    side_by_side = training.compile_epoch(experiment, states)
+    assert one_by_one.memory.working < side_by_side.memory.working
+
+
 def test_as_many_at_a_time_as_there_is_memory_for(monkeypatch, capsys):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     experiment = assemble(tiny_config("mbpo", training__steps_per_epoch=2))
     states = init_seeds(experiment, range(4))
     all_at_once = training.compile_epoch(experiment, states)

@@ -37,3 +37,27 @@ def test_without_hidden_layers_values_are_linear():
     apart = network.apply(params, one) + network.apply(params, other) - 2 * zero
     np.testing.assert_allclose(together, apart, atol=1e-5)
     assert network.apply(params, jnp.ones((2, 3, WIDTH))).shape == (2, 3, ITEMS)
+
+
+@pytest.mark.parametrize("hidden", [(), (8,)])
+def test_the_value_of_one_item_is_its_entry_among_all(hidden):
+    """And so is its gradient, which is that of one row of the last layer."""
+    network = make_item_values(hidden, ITEMS, WIDTH)
+    params = network.init(jax.random.key(0))
+    states = jax.random.normal(jax.random.key(1), (7, WIDTH))
+    items = jnp.array([0, 5, 2, 2, 3, 0, 4])
+
+    def of_all(params):
+        return network.apply(params, states)[jnp.arange(7), items]
+
+    def of_one(params):
+        return network.item_value(params, states, items)
+
+    np.testing.assert_allclose(of_one(params), of_all(params), atol=1e-6)
+    slope, reference = (
+        jax.grad(lambda params, values=values: jnp.sum(jnp.sin(values(params))))(params)
+        for values in (of_one, of_all)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), slope, reference
+    )

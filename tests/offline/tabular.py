@@ -5,12 +5,15 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from darlr_jax.networks.item_values import QuantileNetwork
+from darlr_jax.networks.item_values import ItemNetwork, QuantileNetwork
 from darlr_jax.offline import bcq, cql, crr, sqn
 from darlr_jax.offline.objective import Batch
-from darlr_jax.types import Network
 
-TABLE = Network(init=None, apply=lambda table, state: table[state])
+TABLE = ItemNetwork(
+    init=None,
+    apply=lambda table, state: table[state],
+    item_value=lambda table, state, item: table[state, item],
+)
 QUANTILES = QuantileNetwork(
     init=None,
     values=lambda table, state: jnp.mean(table[state], axis=-1),
