@@ -6,8 +6,9 @@ For each folder of runs: a table of means of its methods and one of its other ro
 of them with bootstrap intervals and differences paired by seed, what the papers claim
 beside what was found, the tables of `experiments.reproduce` of which every row is there
 (in a brief form too, for pages), what each run took, and a page with pictures; where
-DATASET_repeat holds runs of DATASET once more, what became of their differences. A run
-that is missing a file, malformed or failed stops the program; none is left out.
+DATASET_repeat holds runs of DATASET once more, or DATASET_more_seeds with other seeds,
+what became of their differences. A run that is missing a file, malformed or failed
+stops the program; none is left out.
 
 Then the tables between `<!-- tables/NAME -->` and `<!-- end -->` of the pages (README,
 docs/results.md, docs/synthetic.md) are replaced by what was made; a test compares them.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from absl import flags
@@ -44,7 +45,6 @@ from darlr_jax.runs.results import FinishedRun, summary_table, to_markdown
 from experiments import cli
 
 AGAINST = "mbpo"  # what the other runs are paired with: the plainest learner
-_REPEAT = "_repeat"  # DATASET_repeat: runs of DATASET once more
 
 PAGES = ("README.md", "docs/results.md", "docs/synthetic.md")
 
@@ -57,6 +57,21 @@ _OF_CHANGED = (
     *("NX_0 all users", "FB R_tra", "NX_10 R_tra"),
 )
 _PAIRED = "to the method as it is, of all users, paired by seed, over common epochs"
+
+
+class Second(NamedTuple):
+    """A second folder of runs of a data set, and the table of both."""
+
+    folder: str  # after the data set's name
+    table: str  # likewise
+    against: str  # the run that is subtracted
+    heading: str  # of the second runs' differences
+
+
+SECONDS = (
+    Second("_repeat", "_repeats", AGAINST, "run again"),
+    Second("_more_seeds", "_pooled", "darlr", "other seeds"),
+)
 _BLOCK = re.compile(r"(<!-- (tables/\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -107,9 +122,11 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
     tables = {f"{dataset}.md": _methods_table(group, root)}
     tables |= _paired_tables(group, published)
     tables[f"{dataset}_costs.md"] = f"{to_markdown(costs_table(group.runs))}\n"
-    repeat = root / "raw" / f"{dataset}{_REPEAT}"
-    if repeat.is_dir():
-        tables[f"{dataset}_repeats.md"] = _repeats_table(group, read_group(repeat))
+    for second in SECONDS:
+        folder = root / "raw" / f"{dataset}{second.folder}"
+        if folder.is_dir():
+            name = f"{dataset}{second.table}.md"
+            tables[name] = _repeats_table(group, read_group(folder), second)
     if group.methods and group.others:
         tables[f"{dataset}_changed.md"] = _changed_table(group)
     for whole in group.plans:
@@ -164,13 +181,14 @@ def _changed_table(group: Group) -> str:
     return _text(table, [note, *_notes(group, runs)])
 
 
-def _repeats_table(group: Group, again: Group) -> str:
-    """Methods that were run twice, each time beside `AGAINST`."""
-    first, second = (
-        {run.name: run for run in methods} for methods in (group.methods, again.methods)
-    )
-    table = repeats_table(first, second, AGAINST)
-    notes = ["Of all users, paired by seed; [ ]: 95 % bootstrap interval."]
+def _repeats_table(group: Group, again: Group, second: Second) -> str:
+    """Runs that are in both, each time beside the same other."""
+    first, more = ({run.name: run for run in each.runs} for each in (group, again))
+    table = repeats_table(first, more, second.against, second.heading)
+    notes = [
+        "Of all users, paired by seed, over the first epochs, as many as all have; "
+        "[ ]: 95 % bootstrap interval."
+    ]
     if "both" in table.columns:
         notes.append("both: the pairs of the two; ± 95 % (t): half of Student's.")
     return _text(table, notes)

@@ -146,11 +146,11 @@ def paired(first: pd.DataFrame, second: pd.DataFrame) -> Pair | None:
     )
 
 
-def _pair_of(name: str, other: str, runs: Mapping[str, FinishedRun]) -> Pair | None:
+def _pair_of(name: str, other: str, metrics: Mapping[str, pd.DataFrame]) -> Pair | None:
     """Two different runs of a set, paired; None without the second."""
-    if name == other or other not in runs:
+    if name == other or other not in metrics:
         return None
-    return paired(runs[name].metrics, runs[other].metrics)
+    return paired(metrics[name], metrics[other])
 
 
 def _differences(first: dict[int, float], second: dict[int, float]) -> list[float]:
@@ -159,34 +159,50 @@ def _differences(first: dict[int, float], second: dict[int, float]) -> list[floa
 
 
 def repeats_table(
-    runs: Mapping[str, FinishedRun], again: Mapping[str, FinishedRun], against: str
+    runs: Mapping[str, FinishedRun],
+    again: Mapping[str, FinishedRun],
+    against: str,
+    heading: str = "run again",
 ) -> pd.DataFrame:
     """What runs differ by from one of them, and what they do when all are run again.
 
     Args:
       runs: by name.
-      again: the same runs once more, as on another fit of the world model.
+      again: the same runs once more, as on another fit of the world model or with other
+        seeds.
       against: the run that is subtracted.
+      heading: of the differences of the latter.
 
     Returns:
-      A row each run of both, of all users, paired by seed: its difference, that of the
-      repeat, and that of both as so many more seeds, with half of Student's interval;
-      and by how much the repeat itself differs.
+      A row each run of both, of all users, paired by seed, over the epochs that are
+      compared, those that all have: its difference, that of the repeat, and that of
+      both as so many more seeds, with half of Student's interval; and by how much the
+      repeat itself differs, where it has the same seeds.
     """
     rows = []
     for name in (name for name in runs if name in again):
-        moved = paired(again[name].metrics, runs[name].metrics)
-        row: dict[str, Any] = {"row": name, f"less {against}": None, "run again": None}
-        row |= dict.fromkeys(("both", "± 95 % (t)", "ahead"))
-        first, second = (_pair_of(name, against, each) for each in (runs, again))
+        compared = [each.get(n) for each in (runs, again) for n in (name, against)]
+        epochs = min(int(r.metrics["epoch"].max()) for r in compared if r is not None)
+        once, more = (_up_to(epochs, each) for each in (runs, again))
+        moved = paired(more[name], once[name])
+        row: dict[str, Any] = {"row": name, "epochs": epochs}
+        row |= dict.fromkeys((f"less {against}", heading, "both"))
+        row |= dict.fromkeys(("± 95 % (t)", "ahead"))
+        first, second = (_pair_of(name, against, each) for each in (once, more))
         if first is not None and second is not None:
             both = [*first.differences, *second.differences]
-            row |= {f"less {against}": first.difference, "run again": second.difference}
+            row |= {f"less {against}": first.difference, heading: second.difference}
             row["both"], row["± 95 % (t)"] = mean_and_interval(both)
             row["ahead"] = f"{sum(value > 0 for value in both)} of {len(both)}"
         row["again less first"] = None if moved is None else moved.difference
         rows.append(row)
     return _without_empty(pd.DataFrame(rows))
+
+
+def _up_to(epochs: int, runs: Mapping[str, FinishedRun]) -> dict[str, pd.DataFrame]:
+    """The metrics of runs, without later epochs."""
+    metrics = {name: run.metrics for name, run in runs.items()}
+    return {name: rows[rows["epoch"] <= epochs] for name, rows in metrics.items()}
 
 
 def where_it_helps(outcomes: Sequence[Outcome], table: pd.DataFrame) -> list[str]:

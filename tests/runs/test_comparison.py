@@ -24,7 +24,7 @@ from darlr_jax.runs.directory import RunError
 from darlr_jax.runs.figures import draw_plan
 from darlr_jax.runs.plans import Row, make_plan, row_config
 from darlr_jax.runs.published import PublishedScores
-from darlr_jax.runs.results import read_run, to_markdown
+from darlr_jax.runs.results import ALL_USERS, read_run, to_markdown
 from darlr_jax.runs.statistics import Interval
 from tests.runs.conftest import metrics_row
 
@@ -350,6 +350,29 @@ def test_repeats_worked_by_hand(write_run):
     assert row["both"] == pytest.approx((2 + 4 + 1 + 2) / 4)
     assert row["ahead"] == "4 of 4"
     assert row["again less first"].value == pytest.approx(-1.5)
+
+
+def test_other_seeds_are_more_pairs_over_the_epochs_that_all_have(write_run):
+    """The gain is 2 and 4, and of other seeds 6 and 8; a later epoch has none of it."""
+    gains = {"mbpo": 0.0, "darlr": 2.0}
+    first = {n: finished(write_run(n), gain) for n, gain in gains.items()}
+    longer = first["darlr"].metrics.copy()
+    longer.loc[longer["epoch"] == 4, ALL_USERS] = 0.0
+    first["darlr"] = first["darlr"]._replace(metrics=longer)
+    more = {
+        name: first[name]._replace(metrics=metrics((2, 3), epochs=3, gain=gain))
+        for name, gain in gains.items()
+    }
+
+    table = repeats_table(first, more, "mbpo", "other seeds").set_index("row")
+
+    row = table.loc["darlr"]
+    assert row["epochs"] == 3
+    assert row["less mbpo"] == Interval(3.0, 2.0, 4.0, 2)
+    assert row["other seeds"] == Interval(7.0, 6.0, 8.0, 2)
+    assert row["both"] == pytest.approx(5.0)
+    assert row["ahead"] == "4 of 4"
+    assert "again less first" not in table.columns
 
 
 def finished(path, gain):
