@@ -8,7 +8,7 @@ import re
 import pytest
 
 from darlr_jax.runs.directory import RunError
-from experiments.make_tables import PAGES, files_of, fill
+from experiments.make_tables import PAGES, SECONDS, files_of, fill
 
 ROOT = pathlib.Path(__file__).parent.parent
 DATASETS = sorted(path.name for path in (ROOT / "results" / "raw").iterdir())
@@ -50,14 +50,16 @@ def test_pages_hold_the_tables_as_they_were_made(page):
 def test_every_group_of_runs_is_on_a_page(dataset):
     """Its methods, its changed rows, and each plan, whose main table is the methods.
 
-    Of runs that were made once more it is how they differ.
+    Of runs that were made once more, or with other seeds, it is how they differ.
     """
     pages = [(ROOT / page).read_text("utf-8") for page in PAGES]
     tables = (ROOT / "results" / "tables").glob("*.md")
     names = {path.name for path in tables if group_of(path) == dataset}
-    expected = {f"{dataset}{end}.md" for end in ("", "_changed", "_repeats")} & names
-    if dataset.endswith("_repeat"):
-        expected = {f"{dataset}s.md"}
+    ends = ("", "_changed", *(second.table for second in SECONDS))
+    expected = {f"{dataset}{end}.md" for end in ends} & names
+    for second in SECONDS:
+        if dataset.endswith(second.folder):
+            expected = {dataset.removesuffix(second.folder) + second.table + ".md"}
     expected |= {name for name in names if name.endswith("_brief.md")}
     for name in expected - {f"{dataset}_main_brief.md"}:
         assert any(f"<!-- tables/{name} -->" in page for page in pages), name
