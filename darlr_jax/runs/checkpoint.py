@@ -500,7 +500,10 @@ def _require_fit(leaves: _Leaves, record: dict[str, Any], path: str) -> None:
     ]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise RunError(f"{path}: does not fit ({'; '.join(differences[:3])}{more})")
+        raise RunError(
+            f"{path}: does not fit ({'; '.join(differences[:3])}{more}); go on "
+            "with the version that made it, or start anew with --overwrite"
+        )
 
 
 def _first_line(error: Exception) -> str:

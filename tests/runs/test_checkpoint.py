@@ -416,7 +416,10 @@ def other_key(state):
     [
         (lambda s: make_state(0, seeds=2), r"\[3, 2, 4\] stored, float32\[2, 2, 4\]"),
         (lambda s: s.replace(env_steps=s.env_steps * 1.0), r"env_steps: int32\[3\] st"),
-        (lambda s: s.replace(selector=s.recommender), "selector.*nothing stored"),
+        (
+            lambda s: s.replace(selector=s.recommender),
+            "selector.*nothing stored.*anew with --overwrite",
+        ),
         (lambda s: s.replace(recommender=None), "nothing expected.* and .* more"),
         (lambda s: s.replace(previous_estimates=jnp.zeros((3, 2, 2))), r"\[3, 0, 0\]"),
         (other_key, r"key: key<fry>\[3\] stored, key<rbg>\[3\] expected"),
