@@ -208,6 +208,9 @@ class RecommenderConfig(A2CConfig):
 
     hidden: tuple[int, ...] = between(1, 65536, default=(64, 64))
     mask_used_items: bool = False  # in training; the NX evaluation modes always mask
+    reward_offset: float = between(  # a control: added to each reward that is learned
+        -_LARGE, _LARGE, default=0.0
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -141,7 +141,9 @@ def stored_decisions(
     config = program.config.recommender
     of_session = functools.partial(monte_carlo, config=config)
     outcome = jax.vmap(of_session, 1, 1)(
-        transitions.reward, transitions.discount, transitions.value
+        transitions.reward + config.reward_offset,
+        transitions.discount,
+        transitions.value,
     )
     explained = explained_variance(
         outcome.returns, outcome.advantage, transitions.weight

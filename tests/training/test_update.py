@@ -169,14 +169,18 @@ def test_normalized_advantages_have_mean_zero_and_deviation_one(monkeypatch):
 # --- returns --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("critic_target", ["return", "mean_reward"])
-def test_stored_returns_against_sums(critic_target):
+@pytest.mark.parametrize(
+    ("critic_target", "offset"),
+    [("return", 0.0), ("mean_reward", 0.0), ("return", 0.25), ("mean_reward", -2.0)],
+)
+def test_stored_returns_against_sums(critic_target, offset):
     """Recommendations: discounted to the end of the session; picks: to the last one."""
     config = tiny(
         "darlr",
         environment__exit_rule="tags",
         recommender__discount=0.8,
         recommender__critic_target=critic_target,
+        recommender__reward_offset=offset,
         selector__discount=0.6,
         selector__critic_target=critic_target,
     )
@@ -193,7 +197,8 @@ def test_stored_returns_against_sums(critic_target):
 
     turns_left, picks_left = left(num_turns, 0.8), left(K_SEL, 0.6)
     for row, length in enumerate(lengths):
-        expected = reference.discounted_returns(transitions.reward[:length, row], 0.8)
+        paid = transitions.reward[:length, row] + offset
+        expected = reference.discounted_returns(paid, 0.8)
         for turn in range(length):
             slot = turn * rows + row
             np.testing.assert_allclose(
