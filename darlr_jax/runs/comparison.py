@@ -174,10 +174,10 @@ def repeats_table(
       heading: of the differences of the latter.
 
     Returns:
-      A row each run of both, of all users, paired by seed, over the epochs that are
-      compared, those that all have: its difference, that of the repeat, and that of
-      both as so many more seeds, with half of Student's interval; and by how much the
-      repeat itself differs, where it has the same seeds.
+      A row each run of both of which there is something to say, of all users, paired by
+      seed, over the epochs that are compared, those that all have: its difference, that
+      of the repeat, and that of both as so many more seeds, with half of Student's
+      interval; and by how much the repeat itself differs, where it has the same seeds.
     """
     rows = []
     for name in (name for name in runs if name in again):
@@ -189,6 +189,8 @@ def repeats_table(
         row |= dict.fromkeys((f"less {against}", heading, "both"))
         row |= dict.fromkeys(("± 95 % (t)", "ahead"))
         first, second = (_pair_of(name, against, each) for each in (once, more))
+        if first is None and moved is None:
+            continue  # it is what is subtracted, with other seeds
         if first is not None and second is not None:
             both = [*first.differences, *second.differences]
             row |= {f"less {against}": first.difference, heading: second.difference}

@@ -373,6 +373,7 @@ def test_other_seeds_are_more_pairs_over_the_epochs_that_all_have(write_run):
     assert row["both"] == pytest.approx(5.0)
     assert row["ahead"] == "4 of 4"
     assert "again less first" not in table.columns
+    assert list(table.index) == ["darlr"]
 
 
 def finished(path, gain):
