@@ -181,9 +181,13 @@ def repeats_table(
     """
     rows = []
     for name in (name for name in runs if name in again):
-        compared = [each.get(n) for each in (runs, again) for n in (name, against)]
-        epochs = min(int(r.metrics["epoch"].max()) for r in compared if r is not None)
-        once, more = (_up_to(epochs, each) for each in (runs, again))
+        compared = [
+            {n: each[n].metrics for n in (name, against) if n in each}
+            for each in (runs, again)
+        ]
+        lengths = (rows["epoch"].max() for each in compared for rows in each.values())
+        epochs = int(min(lengths))
+        once, more = (_up_to(epochs, each) for each in compared)
         moved = paired(more[name], once[name])
         row: dict[str, Any] = {"row": name, "epochs": epochs}
         row |= dict.fromkeys((f"less {against}", heading, "both"))
@@ -201,9 +205,8 @@ def repeats_table(
     return _without_empty(pd.DataFrame(rows))
 
 
-def _up_to(epochs: int, runs: Mapping[str, FinishedRun]) -> dict[str, pd.DataFrame]:
+def _up_to(epochs: int, metrics: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The metrics of runs, without later epochs."""
-    metrics = {name: run.metrics for name, run in runs.items()}
     return {name: rows[rows["epoch"] <= epochs] for name, rows in metrics.items()}
 
 
