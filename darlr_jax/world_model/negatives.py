@@ -9,7 +9,7 @@ import numpy as np
 
 from darlr_jax.data.dataset import Dataset
 
-_TRIES = 3  # redraws of a negative; the last one is accepted as it is
+_TRIES = 3  # draws of a negative; the last one is accepted as it is
 _LARGEST_TABLE = 1 << 28  # cells of a table of logged values
 
 
@@ -30,12 +30,14 @@ def draw_training_pairs(
     """Draws the negatives once; they stay frozen for all epochs, as published.
 
     A negative is a uniformly random (user, item) pair, the user drawn anew too. It is
-    redrawn until its logged value (0 if unlogged) is below the positive's.
+    redrawn until its logged value (0 if unlogged) is below that of the row's pair: of
+    a pair that is logged more than once, both are sums.
     """
     rng = np.random.default_rng(seed)
     log = dataset.log
     size = len(log) * num_negatives
     logged_value = _logged_values(dataset)
+    highest = logged_value(_cells(log.users, log.items, dataset.num_logged_items))
     users = np.empty(size, np.int32)
     items = np.empty(size, np.int32)
     pending = np.arange(size)
@@ -43,7 +45,7 @@ def draw_training_pairs(
         users[pending] = rng.integers(dataset.num_logged_users, size=len(pending))
         items[pending] = rng.integers(dataset.num_logged_items, size=len(pending))
         cells = _cells(users[pending], items[pending], dataset.num_logged_items)
-        pending = pending[logged_value(cells) >= log.labels[pending % len(log)]]
+        pending = pending[logged_value(cells) >= highest[pending % len(log)]]
     importance = 1.0 / np.bincount(log.items)[log.items]
     return TrainingPairs(
         log.users, log.items, log.labels, users, items, importance.astype(np.float32)

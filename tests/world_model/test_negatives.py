@@ -30,16 +30,16 @@ def test_three_tries_to_find_a_lower_value(with_log):
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        (0, [1, 1, 7, 7]),  # below 1 are -1 and 0: both missed in (1/2)^3 cases
-        (1, [1, 1, 7, 7]),
-        (2, [1, 1, 7, 7]),  # 1 + 1 is not below 2
+        (0, [0.25, 5.25, 5.25, 5.25]),  # below 1 + 1 is all else: missed in (1/4)^3
+        (1, [0.25, 5.25, 5.25, 5.25]),
+        (2, [1, 1, 7, 7]),  # 1 + 1 is not below 1.5: both others missed in (1/2)^3
         (3, [4, 4, 4, 4]),  # nothing is below -1, itself included
         (4, [2.25, 2.25, 9.25, 2.25]),  # below 0 is -1 alone, as above
     ],
 )
 def test_negative_p_is_drawn_for_row_p_mod_n(with_log, row, expected):
-    rows = [(0, 0, 1), (0, 0, 1), (0, 1, 2), (1, 0, -1), (1, 1, 0)]
-    dataset = with_log(rows, users=2, items=2)  # the cells hold 2, 2, -1, 0
+    rows = [(0, 0, 1), (0, 0, 1), (0, 1, 1.5), (1, 0, -1), (1, 1, 0)]
+    dataset = with_log(rows, users=2, items=2)  # the cells hold 2, 1.5, -1, 0
 
     pairs = draw_training_pairs(dataset, MANY, seed=0)
 
