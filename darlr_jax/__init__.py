@@ -11,9 +11,13 @@ A short map; `darlr_jax.types` is the architecture in one file::
     world_model  logged feedback -> predicted rewards, variances, embeddings
     simulation   the environment, reward estimates, penalties
     agents       one actor-critic loss, used twice: selector and recommender
-    training     one compiled epoch
+    training     one compiled epoch of both agents
+    offline      SQN, BCQ, CQL, CRR: learners that see the log alone
+    baselines    bandits on one world model; floor and ceiling
     evaluation   the three modes FB, NX_0, NX_10
+    experiment   a learner and its arrays, and the compiled epoch over all seeds
     runs         the host side: what a run leaves behind
+    files        folders that are whole or not there
 
 Folders import strictly lower rows only (`tests/test_architecture.py`). Importing the
 package itself imports nothing else.

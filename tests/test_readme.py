@@ -85,3 +85,15 @@ def without_pictures(page):
 
 def test_there_are_results():
     assert "coat" in DATASETS
+
+
+def test_every_column_of_a_run_is_explained_and_no_other():
+    page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+    rows = (line for line in page.splitlines() if line.startswith("| `"))
+    told = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    columns = set()
+    for path in (ROOT / "results" / "raw").glob("*/*/metrics.csv"):
+        with path.open(encoding="utf-8") as file:
+            columns.update(file.readline().strip().split(","))
+    columns = {re.sub(r"^(FB|NX_0|NX_10)_", "", name) for name in columns}
+    assert told == columns
