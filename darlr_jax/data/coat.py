@@ -8,12 +8,13 @@ holds a time.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from pathlib import Path
 
 import numpy as np
 
-from darlr_jax.data import statistics, text
+from darlr_jax.data import frames, statistics, text
 from darlr_jax.data.dataset import (
     CategoricalFeature,
     DataError,
@@ -52,11 +53,12 @@ def load(data_dir: str | Path) -> Dataset:
       DataError: a file is missing or malformed; names it, and the line and column.
     """
     folder = Path(data_dir) / "coat"
-    log = _to_log(_read_ratings(folder / TRAIN, low=0, origin=_COAT))
-    held_out = _to_log(_read_ratings(folder / TEST, low=0, origin=_COAT))
-    truth = _read_ratings(folder / TRUTH, low=1, origin=_SOFA)
-    users = _read_one_hot(folder / USER_FEATURES, NUM_USERS, USER_BLOCKS)
-    items = _read_one_hot(folder / ITEM_FEATURES, NUM_ITEMS, ITEM_BLOCKS)
+    paths = {name: frames.find(folder, name) for name in FILES}
+    log = _to_log(_read_ratings(paths[TRAIN], low=0, origin=_COAT))
+    held_out = _to_log(_read_ratings(paths[TEST], low=0, origin=_COAT))
+    truth = _read_ratings(paths[TRUTH], low=1, origin=_SOFA)
+    users = _read_one_hot(paths[USER_FEATURES], NUM_USERS, USER_BLOCKS)
+    items = _read_one_hot(paths[ITEM_FEATURES], NUM_ITEMS, ITEM_BLOCKS)
     return Dataset(
         name="coat",
         log=log,
@@ -75,8 +77,8 @@ def load(data_dir: str | Path) -> Dataset:
             [statistics.dominated_items(block, log.items) for block in items.values()]
         ),
         dominated_names=tuple(items),
-        ground_truth=_describe_truth(folder / TRUTH),
-        sources={name: text.digest(folder / name) for name in FILES},
+        ground_truth=_describe_truth(paths[TRUTH]),
+        sources={name: text.digest(path) for name, path in paths.items()},
     )
 
 
@@ -130,7 +132,8 @@ def _to_features(blocks: dict[str, np.ndarray]) -> tuple[CategoricalFeature, ...
 
 
 def _describe_truth(path: Path) -> str:
-    md5 = text.digest(path, "md5")
+    with text.opened(path, _SOFA) as file:
+        md5 = hashlib.file_digest(file, "md5").hexdigest()
     if md5 == TRUTH_MD5:
         return f"Coat pseudo ground truth, SOFA release (md5 {md5})"
     return f"Coat pseudo ground truth, NOT the file of the SOFA release (md5 {md5})"

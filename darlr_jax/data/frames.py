@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import gzip
 import io
 import itertools
 import math
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -26,6 +24,7 @@ from darlr_jax.data import text
 from darlr_jax.data.dataset import DataError
 
 MAX_ID = 2**31 - 1  # ids are int32
+MAX_TIME = 2.0**53  # a larger float is no longer exact to the second
 BLOCK_ROWS = 1 << 20
 
 _LARGEST = 2**62  # beyond it, whole numbers may be read as texts
@@ -33,8 +32,6 @@ _LARGEST = 2**62  # beyond it, whole numbers may be read as texts
 _MISSING = ("", "NaN", "nan", "NULL", "null")  # texts of a missing number
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _UNIT = "\x1f"  # takes the place of a separator of several characters
-_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
-
 
 _BEYOND_WORDS = 1e30  # a bound that nobody needs to be told
 
@@ -97,20 +94,30 @@ class Column(NamedTuple):
         return words + (" or nothing" if self.missing else "")
 
 
+class Layout(NamedTuple):
+    """How a file is divided into rows and fields."""
+
+    separator: str = ","  # of fields, one character or, without quoting, several
+    has_header: bool = True  # whether its first line names its columns
+    encoding: str = "utf-8-sig"
+
+
+COMMAS = Layout()
+
+
 class _Table(NamedTuple):
     """A file, and how it is to be read."""
 
     path: Path
     columns: Sequence[Column]
     origin: str
-    separator: str
-    header: Sequence[str] | None
-    encoding: str
+    layout: Layout
 
     @property
     def delimiter(self) -> str:
         """The one character that separates fields once the file is open."""
-        return self.separator if len(self.separator.encode()) == 1 else _UNIT
+        separator = self.layout.separator
+        return separator if len(separator.encode()) == 1 else _UNIT
 
     @property
     def quoting(self) -> Literal[0, 3]:
@@ -145,14 +152,7 @@ def find(folder: Path, name: str, subfolders: Sequence[str] = ()) -> Path:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
-def line_of(
-    path: Path,
-    row: int,
-    *,
-    separator: str = ",",
-    has_header: bool = True,
-    encoding: str = "utf-8-sig",
-) -> int:
+def line_of(path: Path, row: int, layout: Layout = COMMAS) -> int:
     """The line, as an editor counts, of a row that `read_table` returned.
 
     Blank lines and line ends in quotes make the two differ, so the file is read again:
@@ -161,26 +161,29 @@ def line_of(
     Args:
       path: the file.
       row: the position of the row in the table, from 0.
-      separator: as for `read_table`.
-      has_header: whether the first line names the columns.
-      encoding: as for `read_table`.
+      layout: as for `read_table`.
     """
-    table = _Table(path, (), "", separator, None, encoding)
-    return next(itertools.islice(_rows(table), row + has_header, None))[0]
+    rows = _rows(_Table(path, (), "", layout))
+    return next(itertools.islice(rows, row + layout.has_header, None))[0]
 
 
-def distinct(values: pd.Series, *, path: Path) -> np.ndarray:
+def distinct(values: pd.Series, *, path: Path, layout: Layout = COMMAS) -> np.ndarray:
     """The raw ids of a column, as read, of the file at `path`; none may repeat."""
     for row in values.index.to_numpy()[values.duplicated()][:1]:
         raise DataError(
-            f"{path}: line {line_of(path, row)}, column {values.name!r}: expected every"
-            f" id once, found {values[row]} again"
+            f"{path}: line {line_of(path, row, layout)}, column {values.name!r}: "
+            f"expected every id once, found {values[row]} again"
         )
     return values.to_numpy()
 
 
 def positions(
-    values: pd.Series, ids: np.ndarray, *, path: Path, listed_in: str
+    values: pd.Series,
+    ids: np.ndarray,
+    *,
+    path: Path,
+    listed_in: str,
+    layout: Layout = COMMAS,
 ) -> np.ndarray:
     """Where each of the raw ids of a column stands in `ids`.
 
@@ -189,6 +192,7 @@ def positions(
       ids: [n] sorted, without repetition.
       path: for the error.
       listed_in: what the ids come from, for the error.
+      layout: of the file.
 
     Returns:
       [N] int32 in [0, n).
@@ -202,8 +206,8 @@ def positions(
     known[known] = ids[found[known]] == raw[known]
     for row in values.index.to_numpy()[~known][:1]:
         raise DataError(
-            f"{path}: line {line_of(path, row)}, column {values.name!r}: expected an id"
-            f" of {listed_in}, found {values[row]}"
+            f"{path}: line {line_of(path, row, layout)}, column {values.name!r}: "
+            f"expected an id of {listed_in}, found {values[row]}"
         )
     return found
 
@@ -213,9 +217,7 @@ def read_table(
     columns: Sequence[Column],
     *,
     origin: str,
-    separator: str = ",",
-    header: Sequence[str] | None = None,
-    encoding: str = "utf-8-sig",
+    layout: Layout = COMMAS,
 ) -> pd.DataFrame:
     """Reads some columns of a delimited text file.
 
@@ -224,11 +226,10 @@ def read_table(
 
     Args:
       path: the file.
-      columns: what is read, and what it must be.
+      columns: what is read, and what it must be; of a file without a header, every
+        column it has, in their order.
       origin: who publishes the file; told to whoever lacks it.
-      separator: of fields, one character or, without quoting, several.
-      header: the names of all columns of a file that begins without them.
-      encoding: of the text.
+      layout: how its rows and fields are told apart.
 
     Returns:
       The columns in the order asked for, of the types of `Column.dtype`; at least one
@@ -240,14 +241,7 @@ def read_table(
         is no such number, out of range, infinite or empty. Names the file and, where
         there is one, the line and the column.
     """
-    blocks = read_blocks(
-        path,
-        columns,
-        origin=origin,
-        separator=separator,
-        header=header,
-        encoding=encoding,
-    )
+    blocks = read_blocks(path, columns, origin=origin, layout=layout)
     return pd.concat(list(blocks), ignore_index=True)
 
 
@@ -256,9 +250,7 @@ def read_blocks(
     columns: Sequence[Column],
     *,
     origin: str,
-    separator: str = ",",
-    header: Sequence[str] | None = None,
-    encoding: str = "utf-8-sig",
+    layout: Layout = COMMAS,
     block_rows: int = BLOCK_ROWS,
 ) -> Iterator[pd.DataFrame]:
     """`read_table` block by block, for files that are larger than the memory.
@@ -266,9 +258,11 @@ def read_blocks(
     Whether all rows are of the right length is known after the last block only: read to
     the end before relying on any.
     """
-    if not separator or set(separator) & set('"\r\n'):
-        raise DataError(f"{path}: {separator!r} cannot separate the fields of a row")
-    table = _Table(path, columns, origin, separator, header, encoding)
+    if not layout.separator or set(layout.separator) & set('"\r\n'):
+        raise DataError(
+            f"{path}: {layout.separator!r} cannot separate the fields of a row"
+        )
+    table = _Table(path, columns, origin, layout)
     width, positions = _find_columns(table)
     rows, trouble = 0, ""
     with _open(table, width) as stream:
@@ -276,7 +270,7 @@ def read_blocks(
             for block in _parse(table, positions, stream, block_rows):
                 rows += len(block)
                 yield block
-        except (*_DAMAGE, OSError, ValueError, OverflowError) as error:
+        except (*text.DAMAGE, OSError, ValueError, OverflowError) as error:
             trouble = str(error).partition("\n")[0]
     if trouble or not stream.regular:
         # Quotes and blank lines lead here, too: then nothing is at fault.
@@ -331,25 +325,12 @@ class _Stream(io.RawIOBase):
 @contextlib.contextmanager
 def _open(table: _Table, width: int = 1) -> Iterator[_Stream]:
     """Opens, decompresses, and makes the separator a single character."""
-    path = table.path
-    text.require_file(path)
-    try:
-        file = (gzip.open if path.suffix == ".gz" else open)(path, "rb")
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file; it comes from {table.origin} and belongs at this "
-            "path"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    with file:
-        source: Any = file
-        if table.delimiter != table.separator:
-            with _explained(table):
-                content = file.read()
-            content = content.replace(table.separator.encode(), _UNIT.encode())
-            source = io.BytesIO(content)
-        yield _Stream(source, table, width)
+    separator = table.layout.separator
+    with text.opened(table.path, table.origin) as file:
+        if table.delimiter != separator:
+            content = file.read().replace(separator.encode(), _UNIT.encode())
+            file = io.BytesIO(content)
+        yield _Stream(file, table, width)
 
 
 def _parse(
@@ -358,11 +339,11 @@ def _parse(
     """The blocks; any exception means that something in the file is at fault."""
     names = sorted(positions, key=positions.__getitem__)
     reader = pd.read_csv(
-        stream.text(table.encoding),
+        stream.text(table.layout.encoding),
         engine="c",
         sep=table.delimiter,
         quoting=table.quoting,
-        header=None if table.header else 0,
+        header=0 if table.layout.has_header else None,
         names=names,
         usecols=[positions[name] for name in names],
         index_col=False,
@@ -407,28 +388,10 @@ def _checked(values: pd.Series, column: Column) -> pd.Series:
 # --- the slow reading -----------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _explained(table: _Table) -> Iterator[None]:
-    """What can go wrong with bytes before they are fields, as a DataError."""
-    try:
-        yield
-    except _DAMAGE:
-        raise DataError(
-            f"{table.path}: is a damaged or truncated gzip file; fetch it again from "
-            f"{table.origin}"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{table.path}: is no text file: found bytes that are not {error.encoding}"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{table.path}: cannot be read: {error.strerror}") from None
-
-
 def _rows(table: _Table) -> Iterator[tuple[int, list[str]]]:
     """(line, as an editor counts; fields) of every row that is not blank."""
-    with _explained(table), _open(table) as stream:
-        lines = stream.text(table.encoding)
+    with _open(table) as stream:
+        lines = stream.text(table.layout.encoding)
         reader = csv.reader(
             lines, delimiter=table.delimiter, quoting=table.quoting, strict=True
         )
@@ -448,8 +411,8 @@ def _rows(table: _Table) -> Iterator[tuple[int, list[str]]]:
 
 def _find_columns(table: _Table) -> tuple[int, dict[str, int]]:
     """The number of fields a row, and where those asked for are."""
-    header = table.header
-    if header is None:
+    header = [column.name for column in table.columns]
+    if table.layout.has_header:
         _, header = next(_rows(table), (0, []))
         if not header:
             raise DataError(f"{table.path}: is empty; expected a line of column names")
@@ -473,7 +436,7 @@ def _raise_first_fault(
     as that would take minutes; how many there are is not known of any row.
     """
     rows = _rows(table)
-    if table.header is None:
+    if table.layout.has_header:
         next(rows)
     for index, (line, row) in enumerate(rows):
         if len(row) != width:

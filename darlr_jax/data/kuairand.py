@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from darlr_jax.config import CompletionConfig, KuaiRandConfig
-from darlr_jax.data import frames, kuairec, statistics, text
+from darlr_jax.data import frames, kuai, statistics, text
 from darlr_jax.data.completion import complete
 from darlr_jax.data.dataset import DataError, Dataset, InteractionLog
 from darlr_jax.data.frames import Column
+from darlr_jax.data.tags import one_hot, tag_feature
 
 MAX_TAGS = 3  # a video
 
@@ -80,7 +81,7 @@ def load(
     else:
         true_reward, ground_truth = _complete(held_out, users, videos, completion)
     num_tags = int(tags.max(initial=0)) + 1
-    has_tag = kuairec.one_hot(tags, num_tags)
+    has_tag = one_hot(tags, num_tags)
     clicked = rows.video_id[rows[_CLICK] == 1].to_numpy()
     return Dataset(
         name="kuairand",
@@ -89,8 +90,8 @@ def load(
         num_logged_users=len(users),
         num_logged_items=len(videos),
         user_features=(),
-        item_features=(kuairec.tag_feature(tags, num_tags),),
-        item_dense=kuairec.normed_durations([rows, random_rows], len(videos)),
+        item_features=(tag_feature("tags", tags, num_tags),),
+        item_dense=kuai.normed_durations([rows, random_rows], len(videos)),
         environment_users=np.arange(len(users), dtype=np.int32),
         environment_items=np.arange(len(videos), dtype=np.int32),
         true_reward=true_reward,
@@ -124,7 +125,7 @@ def read_videos(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     table = frames.read_table(path, (_VIDEO, _TAGS), origin=ORIGIN)
     lists = [tag.split(",") if tag else [] for tag in table.tag]
-    return kuairec.sort_by_video(table.video_id, lists, MAX_TAGS, path=path)
+    return kuai.sort_by_video(table.video_id, lists, MAX_TAGS, path=path)
 
 
 def read_truth(path: Path, users: np.ndarray, videos: np.ndarray) -> np.ndarray:

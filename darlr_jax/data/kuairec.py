@@ -8,7 +8,6 @@ former, and evaluation pays the raw one of the latter (protocol 1.3).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,14 +15,14 @@ import numpy as np
 import pandas as pd
 
 from darlr_jax.config import KuaiRecConfig
-from darlr_jax.data import frames, statistics, text
+from darlr_jax.data import frames, kuai, statistics, text
 from darlr_jax.data.dataset import (
-    CategoricalFeature,
     DataError,
     Dataset,
     InteractionLog,
 )
 from darlr_jax.data.frames import Column
+from darlr_jax.data.tags import one_hot, tag_feature
 
 NUM_TAGS = 31
 MAX_TAGS = 4  # an item
@@ -86,8 +85,8 @@ def load(data_dir: str | Path, config: KuaiRecConfig) -> Dataset:
         num_logged_users=len(users),
         num_logged_items=len(videos),
         user_features=(),
-        item_features=(tag_feature(tags, NUM_TAGS),),
-        item_dense=normed_durations([big, small], len(videos)),
+        item_features=(tag_feature("tags", tags, NUM_TAGS),),
+        item_dense=kuai.normed_durations([big, small], len(videos)),
         environment_users=truth.users,
         environment_items=truth.items,
         true_reward=truth.reward,
@@ -111,70 +110,7 @@ def read_tags(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     table = frames.read_table(path, _CATEGORIES, origin=ORIGIN)
     lists = [re.findall(r"\d+", feat) for feat in table.feat]
-    return sort_by_video(table.video_id, lists, MAX_TAGS, path=path)
-
-
-# --- what KuaiRand has as well --------------------------------------------------------
-
-
-def sort_by_video(
-    videos: pd.Series, lists: Sequence[Sequence[str]], width: int, *, path: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tags as a matrix, of videos in the order of their ids.
-
-    Args:
-      videos: [Y] the column of their ids.
-      lists: [Y] the tags of each, at most `width` of them.
-      width: of the matrix.
-      path: where all this comes from, for the error.
-
-    Returns:
-      ids [Y] int32 and tags [Y, width] int32, -1 where there is none.
-
-    Raises:
-      DataError: a video is there twice, or has a tag twice.
-    """
-    ids = frames.distinct(videos, path=path)
-    for row, tags in enumerate(lists):
-        if len(set(tags)) < len(tags):
-            raise DataError(
-                f"{path}: line {frames.line_of(path, row)}: expected distinct tags of "
-                f"video {ids[row]}, found {', '.join(tags)}"
-            )
-    rows = [[*map(int, tags), *[-1] * (width - len(tags))] for tags in lists]
-    order = np.argsort(ids)
-    return ids[order], np.array(rows, np.int32)[order]
-
-
-def one_hot(tags: np.ndarray, num_tags: int) -> np.ndarray:
-    """[Y, C] bool from padded tags [Y, width]."""
-    return (tags[:, :, None] == np.arange(num_tags)).any(axis=1)
-
-
-def tag_feature(tags: np.ndarray, num_tags: int) -> CategoricalFeature:
-    """Tags shifted by one, as code 0 means that there is none."""
-    return CategoricalFeature(
-        name="tags", codes=tags + np.int32(1), size=num_tags + 1, padded=True
-    )
-
-
-def normed_durations(matrices: Sequence[pd.DataFrame], num_items: int) -> np.ndarray:
-    """The mean duration of each video, standardised over the videos (protocol 1.3).
-
-    Args:
-      matrices: rows with `video_id` in [0, Y) and `video_duration`.
-      num_items: Y.
-
-    Returns:
-      [Y, 1] float32; 0, the mean, for a video without rows.
-    """
-    rows = pd.concat([rows[["video_id", "video_duration"]] for rows in matrices])
-    duration = rows.groupby("video_id").video_duration.mean()
-    spread = duration.std()  # of a sample
-    normed = np.zeros((num_items, 1), np.float32)
-    if spread > 0:
-        normed[duration.index, 0] = (duration - duration.mean()) / spread
-    return normed
+    return kuai.sort_by_video(table.video_id, lists, MAX_TAGS, path=path)
 
 
 # --- matrices -------------------------------------------------------------------------

@@ -100,6 +100,7 @@ def check(dataset: Dataset) -> None:
         )
     users, items = dataset.num_logged_users, dataset.num_logged_items
     _check_array("true_reward", dataset.true_reward, np.float32)
+    _check_differs("true_reward", dataset.true_reward)
     _check_axis(
         "environment_users", dataset.environment_users, dataset.num_users, users
     )
@@ -138,6 +139,15 @@ def _check_array(
         where = tuple(int(index) for index in np.argwhere(~finite)[0])
         raise DataError(
             f"{name}: expected finite numbers, found {array[where]} at {where}"
+        )
+
+
+def _check_differs(name: str, array: np.ndarray) -> None:
+    low, high = array.min(), array.max()
+    if low == high:
+        raise DataError(
+            f"{name}: expected rewards that differ, found {low:g} in every cell: "
+            "nothing tells one policy from another"
         )
 
 

@@ -7,6 +7,7 @@ completed here, from all ratings, which inherits that selection.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from darlr_jax.config import CompletionConfig
-from darlr_jax.data import frames, own, statistics, text
+from darlr_jax.data import frames, logs, statistics, text
 from darlr_jax.data.completion import complete
 from darlr_jax.data.dataset import (
     CategoricalFeature,
@@ -22,6 +23,7 @@ from darlr_jax.data.dataset import (
     Dataset,
     InteractionLog,
 )
+from darlr_jax.data.tags import tag_feature, tag_lists
 
 RATINGS = "ratings.dat"
 USERS = "users.dat"
@@ -46,7 +48,7 @@ _RATING_COLUMNS = (
     frames.Column("user", "int", low=1, high=frames.MAX_ID),
     frames.Column("movie", "int", low=1, high=frames.MAX_ID),
     frames.Column("rating", "int", *STARS),
-    frames.Column("time", "int", low=0, high=own.MAX_TIME),
+    frames.Column("time", "int", low=0, high=frames.MAX_TIME),
 )
 _USER_COLUMNS = (
     frames.Column("user", "int", low=1, high=frames.MAX_ID),
@@ -62,8 +64,8 @@ _MOVIE_COLUMNS = (
 )
 _VOCABULARIES = {"gender": GENDERS, "age": AGES, "occupation": OCCUPATIONS}
 
-_SEPARATOR = "::"
-_ENCODING = "latin-1"  # of the titles; the other files are ASCII
+# The encoding is that of the titles; the other files are ASCII.
+_LAYOUT = frames.Layout("::", has_header=False, encoding="latin-1")
 
 _ORIGIN = "https://grouplens.org/datasets/movielens/1m/ (ml-1m.zip)"
 
@@ -89,8 +91,8 @@ def load(data_dir: str | Path, completion: CompletionConfig) -> Dataset:
     user_features = _user_features(paths[USERS], users)
     genres = _read_genres(paths[MOVIES], movies["genres"])
     ratings = _read_ratings(paths[RATINGS], user_ids, movie_ids)
-    later = own.hold_out(ratings.users, ratings.times, HELD_OUT_SHARE)
-    log, held_out = own.select(ratings, ~later), own.select(ratings, later)
+    later = logs.hold_out(ratings.users, ratings.times, HELD_OUT_SHARE)
+    log, held_out = logs.select(ratings, ~later), logs.select(ratings, later)
     environment_users, environment_items = np.unique(log.users), np.unique(log.items)
     shape = (len(user_ids), len(movie_ids))
     truth, ground_truth = _complete(ratings, shape, completion)
@@ -102,7 +104,7 @@ def load(data_dir: str | Path, completion: CompletionConfig) -> Dataset:
         num_logged_users=len(user_ids),
         num_logged_items=len(movie_ids),
         user_features=user_features,
-        item_features=(own.tag_feature("genres", genres),),
+        item_features=(tag_feature("genres", tag_lists(genres), len(GENRES)),),
         item_dense=np.zeros((len(movie_ids), 0), np.float32),
         environment_users=environment_users,
         environment_items=environment_items,
@@ -122,62 +124,27 @@ def _read_by_id(
 
     The index of the frame says which row of the file each one was.
     """
-    table = _read(path, columns)
-    ids = table[columns[0].name]
-    for row in np.flatnonzero(ids.duplicated())[:1]:
-        raise DataError(
-            f"{path}: line {_line_of(path, row)}, column {ids.name!r}: expected every "
-            f"id once, found {ids[row]} again"
-        )
-    table = table.sort_values(columns[0].name)
-    return table[columns[0].name].to_numpy(), table
-
-
-def _read(path: Path, columns: Sequence[frames.Column]) -> pd.DataFrame:
-    """One of the files; none begins with the names of its columns."""
-    return frames.read_table(
-        path,
-        columns,
-        origin=_ORIGIN,
-        separator=_SEPARATOR,
-        header=[column.name for column in columns],
-        encoding=_ENCODING,
-    )
-
-
-def _line_of(path: Path, row: int) -> int:
-    """The line of a row of `_read`."""
-    return frames.line_of(
-        path, row, separator=_SEPARATOR, has_header=False, encoding=_ENCODING
-    )
+    table = frames.read_table(path, columns, origin=_ORIGIN, layout=_LAYOUT)
+    key = columns[0].name
+    frames.distinct(table[key], path=path, layout=_LAYOUT)
+    table = table.sort_values(key)
+    return table[key].to_numpy(), table
 
 
 def _read_ratings(
     path: Path, user_ids: np.ndarray, movie_ids: np.ndarray
 ) -> InteractionLog:
     """All ratings in the order of the file; users and items as positions in the ids."""
-    table = _read(path, _RATING_COLUMNS)
+    table = frames.read_table(path, _RATING_COLUMNS, origin=_ORIGIN, layout=_LAYOUT)
+    place = functools.partial(frames.positions, path=path, layout=_LAYOUT)
     rating = table["rating"].to_numpy(np.float32)
     return InteractionLog(
-        users=_positions(path, table["user"], user_ids, USERS),
-        items=_positions(path, table["movie"], movie_ids, MOVIES),
+        users=place(table["user"], user_ids, listed_in=USERS),
+        items=place(table["movie"], movie_ids, listed_in=MOVIES),
         labels=rating,
         rewards=rating,
         times=table["time"].to_numpy(np.int64),
     )
-
-
-def _positions(
-    path: Path, ids: pd.Series, known: np.ndarray, source: str
-) -> np.ndarray:
-    """[N] int32: where each of `ids` stands in `known`, the ids of `source`."""
-    positions = pd.Index(known).get_indexer(pd.Index(ids))
-    for row in np.flatnonzero(positions < 0)[:1]:
-        raise DataError(
-            f"{path}: line {_line_of(path, row)}, column {ids.name!r}: expected an id "
-            f"of {source}, found {ids[row]}"
-        )
-    return positions.astype(np.int32)
 
 
 def _user_features(path: Path, users: pd.DataFrame) -> tuple[CategoricalFeature, ...]:
@@ -196,9 +163,10 @@ def _codes(path: Path, texts: pd.Series, vocabulary: Sequence[str]) -> np.ndarra
     """[rows] int32: where each text stands in the vocabulary."""
     codes = pd.Index(vocabulary).get_indexer(pd.Index(texts))
     for row in np.flatnonzero(codes < 0)[:1]:
+        line = frames.line_of(path, texts.index[row], _LAYOUT)
         raise DataError(
-            f"{path}: line {_line_of(path, texts.index[row])}, column {texts.name!r}: "
-            f"expected one of {', '.join(vocabulary)}, found {texts.iloc[row][:20]!r}"
+            f"{path}: line {line}, column {texts.name!r}: expected one of "
+            f"{', '.join(vocabulary)}, found {texts.iloc[row][:20]!r}"
         )
     return codes.astype(np.int32)
 

@@ -10,7 +10,6 @@ as numbers where all are whole numbers, otherwise as texts.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from darlr_jax.config import CompletionConfig, CsvConfig
-from darlr_jax.data import frames, statistics, text
+from darlr_jax.data import frames, logs, statistics, text
 from darlr_jax.data.completion import complete
 from darlr_jax.data.dataset import (
     CategoricalFeature,
@@ -27,14 +26,13 @@ from darlr_jax.data.dataset import (
     Dataset,
     InteractionLog,
 )
+from darlr_jax.data.tags import tag_feature, tag_lists
 
 MAX_CELLS = 2**31 - 1  # of the test matrix: 8 GiB
 MAX_REWARD = float(np.finfo(np.float32).max)
-MAX_TIME = 2.0**53  # a larger float is no longer exact to the second
 
 FIELDS = ("log", "test_log", "full_matrix", "item_features", "user_features")
 _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
-_SLACK = 1e-9  # 0.29 * 100 must count as 29
 
 
 class _Ids(NamedTuple):
@@ -57,9 +55,9 @@ def load(config: CsvConfig, completion: CompletionConfig) -> Dataset:
     * Rewards are paid and predicted as they are. Repeated (user, item) rows stay.
     * With times, rows are put in their order; fractions of a second count for that
       alone. Without, there is no order.
-    * Without a test log, `test_share` of each user's rows are held out (`hold_out`);
-      rows of a test log whose user or item the log lacks are dropped, and counted in
-      `ground_truth`.
+    * Without a test log, `test_share` of each user's rows are held out, as
+      `logs.hold_out` does; rows of a test log whose user or item the log lacks are
+      dropped, and counted in `ground_truth`.
     * Every column of a feature file is a category a distinct text, that of tags
       excepted; every id of the log must have exactly one row, others are ignored.
     * The majority tags are those of the rows that pay at least the mean reward of the
@@ -147,9 +145,9 @@ def _path(config: CsvConfig, field: str) -> Path:
     return text.user_path(getattr(config, field))
 
 
-def _separator(config: CsvConfig) -> str:
+def _layout(config: CsvConfig) -> frames.Layout:
     # A shell makes it hard to type a tab.
-    return "\t" if config.separator == r"\t" else config.separator
+    return frames.Layout("\t" if config.separator == r"\t" else config.separator)
 
 
 def _digests(config: CsvConfig) -> dict[str, str]:
@@ -172,7 +170,7 @@ def _read_log(config: CsvConfig, field: str) -> pd.DataFrame:
         "reward": frames.Column(config.reward, "float", -MAX_REWARD, MAX_REWARD),
     }
     if config.time and field != "full_matrix":
-        columns["time"] = frames.Column(config.time, "float", 0.0, MAX_TIME)
+        columns["time"] = frames.Column(config.time, "float", 0.0, frames.MAX_TIME)
     table = _read(config, field, list(columns.values()))
     table.columns = pd.Index(columns)
     return table.sort_values("time", kind="stable") if "time" in columns else table
@@ -183,13 +181,13 @@ def _read(config: CsvConfig, field: str, columns: list[frames.Column]) -> pd.Dat
         _path(config, field),
         columns,
         origin=f"your own data (dataset.csv.{field})",
-        separator=_separator(config),
+        layout=_layout(config),
     )
 
 
 def _line_of(config: CsvConfig, field: str, row: int) -> int:
     """The line of a row of `_read`."""
-    return frames.line_of(_path(config, field), row, separator=_separator(config))
+    return frames.line_of(_path(config, field), row, _layout(config))
 
 
 def _sorted_distinct(texts: pd.Series) -> pd.Index:
@@ -225,13 +223,13 @@ def _split(
     """The log, the held-out part, and a note on rows that are in neither."""
     if config.test_log:
         return logged, *_read_test_log(config, ids)
-    later = hold_out(logged.users, logged.times, config.test_share)
+    later = logs.hold_out(logged.users, logged.times, config.test_share)
     if not later.any():
         raise DataError(
             f"dataset.csv.test_share={config.test_share:g}: holds out no row, as no "
             "user has so many; give a larger share, or --set=dataset.csv.test_log=PATH"
         )
-    return select(logged, ~later), select(logged, later), ""
+    return logs.select(logged, ~later), logs.select(logged, later), ""
 
 
 def _read_test_log(config: CsvConfig, ids: _Ids) -> tuple[InteractionLog, str]:
@@ -244,54 +242,7 @@ def _read_test_log(config: CsvConfig, ids: _Ids) -> tuple[InteractionLog, str]:
         )
     dropped = len(test) - np.count_nonzero(known)
     note = f"; test_log: {dropped} of {len(test)} rows dropped, not in the log's ids"
-    return select(test, known), note if dropped else ""
-
-
-def hold_out(users: np.ndarray, times: np.ndarray | None, share: float) -> np.ndarray:
-    """Which rows of a log to hold out: of each user's n, the whole part of share * n.
-
-    With times, they are the user's last ones (ties: source order). Without, they are
-    every k-th of the user's rows in source order, k = 1 / share; the first row of a
-    user is never among them.
-
-    Args:
-      users: [N] int32.
-      times: [N], or None.
-      share: in [0, 1).
-
-    Returns:
-      [N] bool, True for the rows to hold out.
-    """
-    if times is None:
-        order = np.argsort(users, kind="stable")
-    else:
-        order = np.lexsort((times, users))
-    starts = np.flatnonzero(np.diff(users[order], prepend=-1))
-    counts = np.diff(starts, append=len(users))
-    rank = np.arange(len(users)) - np.repeat(starts, counts)
-    if times is None:
-        chosen = _whole_part((rank + 1) * share) > _whole_part(rank * share)
-    else:
-        chosen = rank >= np.repeat(counts - _whole_part(counts * share), counts)
-    held_out = np.empty(len(users), np.bool_)
-    held_out[order] = chosen
-    return held_out
-
-
-def _whole_part(values: np.ndarray) -> np.ndarray:
-    return np.floor(values + _SLACK)
-
-
-def select(log: InteractionLog, rows: np.ndarray) -> InteractionLog:
-    """The rows of a log for which `rows` [N] is True."""
-    return dataclasses.replace(
-        log,
-        users=log.users[rows],
-        items=log.items[rows],
-        labels=log.labels[rows],
-        rewards=log.rewards[rows],
-        times=None if log.times is None else log.times[rows],
-    )
+    return logs.select(test, known), note if dropped else ""
 
 
 # --- the test matrix ------------------------------------------------------------------
@@ -395,7 +346,8 @@ def _read_features(
     for name in names:
         if name == tags:
             matrix = _read_tags(config, field, table[name])
-            features.append(tag_feature(f"{side}_{name}", matrix))
+            lists, num_tags = tag_lists(matrix), matrix.shape[1]
+            features.append(tag_feature(f"{side}_{name}", lists, num_tags))
         elif name != key:
             features.append(_category(f"{side}_{name}", table[name]))
     return _Features(tuple(features), matrix)
@@ -405,12 +357,13 @@ def _column_names(config: CsvConfig, field: str) -> list[str]:
     """All columns of a file, which may have any but must have its key."""
     key = getattr(config, field.removesuffix("_features"))
     _read(config, field, [frames.Column(key, "text")])  # refuses what is no table
-    separator = _separator(config)  # several characters are a regular expression
+    layout = _layout(config)
+    separator = layout.separator  # several characters are a regular expression
     header = pd.read_csv(
         _path(config, field),
         sep=separator if len(separator) == 1 else re.escape(separator),
         engine="python",
-        encoding="utf-8-sig",
+        encoding=layout.encoding,
         header=None,
         nrows=1,
         dtype="str",
@@ -457,20 +410,3 @@ def _read_tags(config: CsvConfig, field: str, texts: pd.Series) -> np.ndarray:
     rows = texts.index.get_indexer(tagged.index)
     matrix[rows, _positions(vocabulary, tagged)] = True
     return matrix
-
-
-def tag_feature(name: str, tags: np.ndarray) -> CategoricalFeature:
-    """Tags as one padded feature: rising tag + 1, then 0 where there are no more.
-
-    Args:
-      name: of the feature.
-      tags: [rows, C] bool.
-    """
-    width = max(1, int(tags.sum(axis=1).max(initial=0)))
-    codes = np.zeros((len(tags), width), np.int32)
-    rows, columns = np.nonzero(tags)
-    slots = np.cumsum(tags, axis=1)[rows, columns] - 1
-    codes[rows, slots] = columns + 1
-    return CategoricalFeature(
-        name=name, codes=codes, size=tags.shape[1] + 1, padded=True
-    )

@@ -13,9 +13,9 @@ import hashlib
 import numpy as np
 
 from darlr_jax.config import ValidationConfig
+from darlr_jax.data import logs
 from darlr_jax.data.averages import user_and_item_means
 from darlr_jax.data.dataset import DataError, Dataset
-from darlr_jax.data.thinning import select_rows
 
 
 def validation_data(dataset: Dataset, config: ValidationConfig) -> Dataset:
@@ -65,8 +65,8 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
         )
     return dataclasses.replace(
         dataset,
-        log=select_rows(log, ~chosen),
-        held_out=select_rows(log, chosen),
+        log=logs.select(log, ~chosen),
+        held_out=logs.select(log, chosen),
         true_reward=np.zeros_like(dataset.true_reward),
         ground_truth="none: rows of the training log are held out",
         sources=dataset.sources | {"split": _digest((share, seed))},

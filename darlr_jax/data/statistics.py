@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from darlr_jax.data import logs
 from darlr_jax.data.dataset import DataError, Dataset, InteractionLog
 from darlr_jax.types import EntropyTables
 
@@ -50,7 +51,7 @@ def entropy_tables(
       DataError: there are so many actions that the code of a pair overflows.
     """
     users, items = _in_time_order(log)
-    actions = _positions(environment_items, num_logged_items)
+    actions = logs.positions(environment_items, num_logged_items)
     single = np.zeros(len(environment_items), np.float32)
     pair_codes, pair_entropy = _NO_PAIRS
     low = 0.0
@@ -144,13 +145,6 @@ def _next_item_entropy(
     np.divide(bits, np.log2(distinct), out=entropy, where=distinct > 1)
     keys = np.stack(np.unravel_index(keys[starts], shape[:-1]))
     return keys, entropy.astype(np.float32)
-
-
-def _positions(ids: np.ndarray, size: int) -> np.ndarray:
-    """[size] int64: where each of `0..size-1` stands in `ids`, -1 where it does not."""
-    positions = np.full(size, -1, np.int64)
-    positions[ids] = np.arange(len(ids))
-    return positions
 
 
 # --- majority categories --------------------------------------------------------------
@@ -266,8 +260,8 @@ def _logged_rewards(
 ) -> np.ndarray:
     """[users, items] float32: summed logged rewards of these users and items."""
     log = dataset.log
-    rows = _positions(users, dataset.num_logged_users)[log.users]
-    columns = _positions(items, dataset.num_logged_items)[log.items]
+    rows = logs.positions(users, dataset.num_logged_users)[log.users]
+    columns = logs.positions(items, dataset.num_logged_items)[log.items]
     known = (rows >= 0) & (columns >= 0)
     matrix = np.zeros(len(users) * len(items), np.float32)
     cells = rows[known] * len(items) + columns[known]

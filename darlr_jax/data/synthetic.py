@@ -27,6 +27,7 @@ from darlr_jax.data.dataset import (
     Dataset,
     InteractionLog,
 )
+from darlr_jax.data.tags import one_hot, tag_feature
 
 GENERATOR_VERSION = 2  # to be raised with every change of what is generated
 
@@ -96,7 +97,7 @@ def generate(config: SyntheticConfig) -> Dataset:
         num_logged_users=config.num_users,
         num_logged_items=config.num_items,
         user_features=(_draw_group(rng, clusters, config.num_clusters),),
-        item_features=(_tag_feature(items.tags, config.num_tags),),
+        item_features=(tag_feature("tags", items.tags, config.num_tags),),
         item_dense=items.duration[:, None].astype(np.float32),
         environment_users=np.arange(config.num_users, dtype=np.int32),
         environment_items=np.arange(config.num_items, dtype=np.int32),
@@ -140,7 +141,7 @@ def _fingerprint(config: SyntheticConfig) -> str:
 
 def _draw_items(rng: np.random.Generator, config: SyntheticConfig) -> _Items:
     tags = _draw_tags(rng, config.num_items, config.num_tags)
-    has_tag = (tags[:, :, None] == np.arange(config.num_tags)).any(axis=1)
+    has_tag = one_hot(tags, config.num_tags)
     duration = rng.lognormal(size=config.num_items)
     quality = _standardise(rng.normal(size=config.num_items))
     # Items of one main tag follow each other; their order within it is arbitrary.
@@ -259,12 +260,6 @@ def _draw_group(
     group = np.where(rng.random(len(clusters)) < GROUP_NOISE, group, clusters)
     codes = group[:, None].astype(np.int32)
     return CategoricalFeature(name="group", codes=codes, size=num_clusters)
-
-
-def _tag_feature(tags: np.ndarray, num_tags: int) -> CategoricalFeature:
-    """Tags shifted by one, as code 0 means that there is none."""
-    codes = (tags + 1).astype(np.int32)
-    return CategoricalFeature(name="tags", codes=codes, size=num_tags + 1, padded=True)
 
 
 def _to_stars(values: np.ndarray) -> np.ndarray:

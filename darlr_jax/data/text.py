@@ -1,14 +1,22 @@
-"""Text files of numbers, read with errors that say where to look."""
+"""Files opened, and those of numbers read, with errors that say where to look."""
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
+import io
 import stat
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from darlr_jax.data.dataset import DataError
+
+DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)  # of a compressed file
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
@@ -49,13 +57,46 @@ def require_file(path: Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def opened(path: Path, origin: str) -> Iterator[Any]:
+    """The bytes of a file; one whose name ends in .gz is decompressed.
+
+    Args:
+      path: the file.
+      origin: who publishes the file; told to whoever lacks it.
+
+    Raises:
+      DataError: the file is missing, unreadable or no ordinary one, or turns out to be
+        damaged or no text while it is read.
+    """
+    require_file(path)
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such file; it comes from {origin} and belongs at this path"
+        ) from None
+    except DAMAGE:
+        raise DataError(
+            f"{path}: is a damaged or truncated gzip file; fetch it again from {origin}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: is no text file: found bytes that are not {error.encoding}"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def read_integers(
     path: Path, shape: tuple[int, int], *, low: int, high: int, origin: str
 ) -> np.ndarray:
     """Reads a matrix of small whole numbers, one row a line, separated by spaces.
 
     A byte-order mark, Windows line ends, trailing spaces and empty lines at the end are
-    harmless; every other departure is refused.
+    harmless; every other departure is refused. A file whose name ends in .gz is
+    decompressed.
 
     Args:
       path: the file.
@@ -68,8 +109,9 @@ def read_integers(
       [rows, columns] int32.
 
     Raises:
-      DataError: the file is missing, unreadable, empty, truncated or of another shape,
-        or a value is none of `low..high`; names the file, the line and the column.
+      DataError: the file is missing, unreadable, empty, truncated, damaged or of
+        another shape, or a value is none of `low..high`; names the file, the line and
+        the column.
     """
     rows = _read_rows(path, origin)
     _check_shape(path, rows, shape)
@@ -86,19 +128,10 @@ def read_integers(
 
 def _read_rows(path: Path, origin: str) -> list[list[str]]:
     """The fields of each line, without empty lines at the end."""
-    require_file(path)
-    try:
+    with opened(path, origin) as file:
         # Universal newlines, as `str.splitlines` would also split at form feeds.
-        with path.open(encoding="utf-8-sig") as file:
-            rows = [line.split() for line in file]
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file; it comes from {origin} and belongs at this path"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: is no text file; expected lines of numbers") from None
+        lines = io.TextIOWrapper(file, encoding="utf-8-sig")
+        rows = [line.split() for line in lines]
     while rows and not rows[-1]:
         rows.pop()
     if not rows:

@@ -14,6 +14,7 @@ import hashlib
 import numpy as np
 
 from darlr_jax.config import ThinningConfig
+from darlr_jax.data import logs
 from darlr_jax.data.dataset import Dataset, InteractionLog
 
 
@@ -32,7 +33,7 @@ def thin(dataset: Dataset, config: ThinningConfig) -> Dataset:
     # Data of another share are other data: world models are kept by these digests.
     recipe = repr(sorted(dataclasses.asdict(config).items())).encode()
     sources = dataset.sources | {"thinning": hashlib.sha256(recipe).hexdigest()}
-    log = select_rows(dataset.log, kept)
+    log = logs.select(dataset.log, kept)
     return dataclasses.replace(dataset, log=log, sources=sources)
 
 
@@ -49,17 +50,6 @@ def _draw(size: int, config: ThinningConfig) -> np.ndarray:
     """Which of `size` things stay, `[size]` bool."""
     rank = np.random.default_rng(config.seed).permutation(size)
     return rank < max(1, round(config.share * size))
-
-
-def select_rows(log: InteractionLog, kept: np.ndarray) -> InteractionLog:
-    """The rows of `log` where `kept [N]` is true, in their order."""
-    return InteractionLog(
-        users=log.users[kept],
-        items=log.items[kept],
-        labels=log.labels[kept],
-        rewards=log.rewards[kept],
-        times=None if log.times is None else log.times[kept],
-    )
 
 
 _KEPT = {"rows": _rows_kept, "users": _users_kept}

@@ -34,6 +34,7 @@ TRUTH = "yahoo_pseudoGT_ratingM.ascii"  # read where it lies beside them
 
 WEIGHTS = (0.1, 10.0)  # least and most weight of a logged rating
 
+_LAYOUT = frames.Layout("\t", has_header=False)
 _YAHOO = (
     "Yahoo! Webscope, data set R3 (after a signed agreement: "
     "https://webscope.sandbox.yahoo.com/catalog.php?datatype=r)"
@@ -63,9 +64,10 @@ def load(data_dir: str | Path, completion: CompletionConfig) -> Dataset:
     num_items = int(max(log.items.max(), held_out.items.max())) + 1
     surveyed = int(held_out.users.max()) + 1
     shape = (num_users, num_items)
-    if (folder / TRUTH).is_file():
-        paths[TRUTH] = folder / TRUTH
-        truth = _read_truth(paths[TRUTH], shape, surveyed)
+    published = frames.find(folder, TRUTH)
+    if published.exists():
+        paths[TRUTH] = published
+        truth = _read_truth(published, shape, surveyed)
         ground_truth = f"Yahoo! R3 pseudo ground truth, as found in {TRUTH}"
     else:
         truth, ground_truth = _complete(log, held_out, shape, completion)
@@ -96,10 +98,7 @@ def _read_ratings(path: Path, num_users: int) -> InteractionLog:
         frames.Column("song", "int", low=1, high=NUM_ITEMS),
         frames.Column("rating", "int", *STARS),
     )
-    header = [column.name for column in columns]
-    table = frames.read_table(
-        path, columns, origin=_YAHOO, separator="\t", header=header
-    )
+    table = frames.read_table(path, columns, origin=_YAHOO, layout=_LAYOUT)
     rating = table["rating"].to_numpy(np.float32)
     return InteractionLog(
         users=table["user"].to_numpy(np.int32) - 1,
@@ -115,7 +114,7 @@ def _read_truth(path: Path, shape: tuple[int, int], surveyed: int) -> np.ndarray
 
     A file with more lines than there are surveyed users must be one of all.
     """
-    with path.open("rb") as file:
+    with text.opened(path, _RL4REC) as file:
         lines = sum(1 for line in file if line.strip())
     rows = surveyed if lines <= surveyed else shape[0]
     low, high = STARS

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from darlr_jax.data import logs
 from darlr_jax.data.dataset import Dataset
 from darlr_jax.evaluation import errors
 from darlr_jax.types import WorldModelTables
@@ -78,8 +79,9 @@ def held_out_cells(dataset: Dataset) -> tuple[Cells, int]:
     A cell that was met twice counts twice.
     """
     log = dataset.held_out
-    users = _positions(dataset.environment_users, dataset.num_logged_users)[log.users]
-    items = _positions(dataset.environment_items, dataset.num_logged_items)[log.items]
+    known_users = logs.positions(dataset.environment_users, dataset.num_logged_users)
+    known_items = logs.positions(dataset.environment_items, dataset.num_logged_items)
+    users, items = known_users[log.users], known_items[log.items]
     inside = (users >= 0) & (items >= 0)
     cells = Cells(users[inside], items[inside], log.labels[inside])
     return cells, int(np.sum(~inside))
@@ -100,13 +102,6 @@ def _sample(cells: Cells) -> Cells:
         return cells
     rows = np.random.default_rng(_SEED).integers(count, size=_MOST_CELLS)
     return Cells(*(column[rows] for column in cells))
-
-
-def _positions(ids: np.ndarray, size: int) -> np.ndarray:
-    """Id `[size]` -> its place in `ids`, -1 where it has none."""
-    places = np.full(size, -1)
-    places[ids] = np.arange(len(ids))
-    return places
 
 
 def _measure(

@@ -16,10 +16,10 @@ import numpy as np
 from jax import lax
 
 from darlr_jax.config import EnvironmentConfig, ExperimentConfig
+from darlr_jax.data import logs
 from darlr_jax.data.dataset import DataError, Dataset, InteractionLog
 from darlr_jax.simulation import environment
 from darlr_jax.types import (
-    EMPTY,
     Array,
     EnvParams,
     EnvState,
@@ -85,19 +85,12 @@ def build_replay(dataset: Dataset, env: EnvParams, config: ExperimentConfig) -> 
 def _sorted_actions(dataset: Dataset, order: str) -> tuple[InteractionLog, np.ndarray]:
     """The rows on actions, by user and time, and how many each of the users has."""
     log = dataset.log
-    actions = np.full(dataset.num_logged_items, EMPTY, np.int32)
-    actions[dataset.environment_items] = np.arange(dataset.num_items, dtype=np.int32)
-    rows = np.flatnonzero(actions[log.items] != EMPTY)
+    actions = logs.positions(dataset.environment_items, dataset.num_logged_items)
+    rows = np.flatnonzero(actions[log.items] >= 0)
     rank = _rank(log, rows, order)
     rows = rows[np.lexsort((rank, log.users[rows]))]
-    kept = dataclasses.replace(
-        log,
-        users=log.users[rows],
-        items=actions[log.items[rows]],
-        labels=log.labels[rows],
-        rewards=log.rewards[rows],
-        times=None,
-    )
+    items = actions[log.items[rows]].astype(np.int32)
+    kept = dataclasses.replace(logs.select(log, rows), items=items)
     lengths = np.bincount(kept.users, minlength=dataset.num_logged_users)
     return kept, lengths[lengths > 0]
 

@@ -22,8 +22,10 @@ def rating_errors(
       rows that is predicted best (rounded up; ties share its places) less the mean of
       all of hers; and `held_out_pair_accuracy`, the share of a user's held-out pairs
       with unequal labels that are ranked rightly (ties count one half). Each of these
-      is a mean over the users that have any such pair. Of users with more than 256 rows
-      the pairs are those of 256 evenly spaced rows.
+      is a mean over the users that have any such pair, that of `held_out_ndcg_at_k`
+      over those with any gain as well: where all gains are 0, every order is as good.
+      It is NaN if nobody is left. Of users with more than 256 rows the pairs are those
+      of 256 evenly spaced rows.
     """
     difference = predicted - held_out.labels
     errors = {
@@ -34,8 +36,9 @@ def rating_errors(
     gains -= min(0.0, gains.min())
     rows = _rows_by_user(held_out.users)
     rows = [r for r in rows if np.ptp(held_out.labels[r]) > 0]
+    gained = [r for r in rows if gains[r].any()]
     for k in cutoffs:
-        scores = [_ndcg(predicted[r], gains[r], k) for r in rows]
+        scores = [_ndcg(predicted[r], gains[r], k) for r in gained]
         errors[f"held_out_ndcg_at_{k}"] = float(np.mean(scores)) if scores else np.nan
     top = [_top_gain(predicted[r], gains[r]) for r in rows]
     errors["held_out_top_gain"] = float(np.mean(top)) if top else np.nan

@@ -1,5 +1,8 @@
 """Coat: the layout on a twin with random contents, published facts on real files."""
 
+import gzip
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -67,6 +70,22 @@ def test_windows_line_ends_byte_order_mark_and_blanks_change_nothing(coat_twin):
     np.testing.assert_array_equal(after.log.labels, before.log.labels)
     np.testing.assert_array_equal(after.log.items, before.log.items)
     assert loading.data_hash(after) != loading.data_hash(before)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_truth_of_the_publishers_is_known_however_it_is_packed(
+    coat_twin, monkeypatch, compressed
+):
+    path = coat_twin / "coat" / coat.TRUTH
+    content = path.read_bytes()
+    monkeypatch.setattr(coat, "TRUTH_MD5", hashlib.md5(content).hexdigest())
+    if compressed:
+        path.unlink()
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(content))
+
+    truth = coat.load(coat_twin).ground_truth
+
+    assert truth.startswith("Coat pseudo ground truth, SOFA release")
 
 
 def test_unknown_truth_is_said_to_be_unknown(coat_twin):

@@ -269,7 +269,7 @@ def test_header_alone(file, data_dir):
     assert refusal(file, data_dir).startswith(": is empty; expected at least one row")
 
 
-@tables
+@every_file
 def test_truncated_gzip(file, data_dir):
     path = data_dir / file.dataset / file.name
     packed = path if file.dataset == "csv" else path.with_name(path.name + ".gz")
@@ -359,5 +359,16 @@ def test_mixed_line_ends_and_byte_order_mark(file, data_dir):
     ends = [b"\r\n" if number % 2 else b"\n" for number in range(len(lines))]
     mark = b"" if file.dataset == "movielens" else b"\xef\xbb\xbf"  # latin-1 has none
     path.write_bytes(mark + b"".join(map(bytes.__add__, lines, ends)) + b"\n\r\n")
+
+    assert_same(load(file, data_dir), expected)
+
+
+@official
+def test_compressed_file_is_read(file, data_dir):
+    """Of the user's own, names may end as they like: the configuration has them."""
+    expected = load(file, data_dir)
+    path = data_dir / file.dataset / file.name
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
 
     assert_same(load(file, data_dir), expected)

@@ -222,6 +222,7 @@ def _first(array, value):
     [
         ("true_reward", lambda a: a[:1], r"at least 2 users x 2 items.*\(1, 120\)"),
         ("true_reward", lambda a: _first(a, np.nan), r"found nan at \(0, 0\)"),
+        ("true_reward", lambda a: 0 * a + 3, "rewards that differ, found 3 in every"),
         ("true_reward", lambda a: a.astype(float), "expected float32, found float64"),
         ("true_reward", lambda a: a[:50], r"environment_users: expected shape \(50,\)"),
         ("environment_users", lambda a: _first(a, 200), r"ids in \[0, 200\), found 20"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from darlr_jax.data import frames
 from darlr_jax.data.dataset import DataError
-from darlr_jax.data.frames import Column
+from darlr_jax.data.frames import Column, Layout
 
 COLUMNS = (
     Column("user", "int", 0, frames.MAX_ID),
@@ -106,23 +106,25 @@ def test_words_for_missing_are_texts_like_any_other(tmp_path):
 
 def test_separator_of_several_characters_and_no_header(tmp_path):
     path = write(tmp_path, '1::5::"a, b\n2::4::é:c\n')
-    columns = (Column("rating", "int"), Column("title", "text"))
-    options = {"separator": "::", "header": ("user", "rating", "title")}
+    columns = (Column("user", "int"), Column("rating", "int"), Column("title", "text"))
+    layout = Layout("::", has_header=False)
 
-    frame = read(path, columns, **options)
+    frame = read(path, columns, layout=layout)
+    assert frame.user.tolist() == [1, 2]
     assert frame.rating.tolist() == [5, 4]
     assert frame.title.tolist() == ['"a, b', "é:c"]
 
     latin = write(tmp_path, "1::5::é\n".encode("latin-1"), "latin.dat")
-    assert read(latin, columns, encoding="latin-1", **options).title[0] == "é"
-    assert "no text file" in refused(lambda: read(latin, columns, **options))
+    assert "no text file" in refused(lambda: read(latin, columns, layout=layout))
+    layout = layout._replace(encoding="latin-1")
+    assert read(latin, columns, layout=layout).title[0] == "é"
 
 
 def test_tabs_without_a_header(tmp_path):
-    path = write(tmp_path, "7\t1\t5\r\n8\t2\t1\r\n")
-    columns = (Column("item", "int"), Column("user", "int"))
+    path = write(tmp_path, "7\t1\r\n8\t2\r\n")
+    columns = (Column("user", "int"), Column("item", "int"))
 
-    frame = read(path, columns, separator="\t", header=("user", "item", "rating"))
+    frame = read(path, columns, layout=Layout("\t", has_header=False))
 
     assert frame.user.tolist() == [7, 8]
     assert frame.item.tolist() == [1, 2]
@@ -295,7 +297,37 @@ def test_folder_in_place_of_a_file(tmp_path):
 def test_impossible_separator(tmp_path, separator):
     path = write(tmp_path, GOOD)
 
-    assert "cannot separate" in refused(lambda: read(path, separator=separator))
+    assert "cannot separate" in refused(lambda: read(path, layout=Layout(separator)))
+
+
+# --- raw ids -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layout", [Layout(), Layout(has_header=False), Layout("::"), Layout(";;", False)]
+)
+def test_ids_at_fault_are_named_with_their_line(tmp_path, layout):
+    rows = ["9,x", "", "7,y", "9,z"]
+    lines = ["user,name"] * layout.has_header + rows
+    content = "\n".join(lines).replace(",", layout.separator)
+    path = write(tmp_path, content)
+    columns = (Column("user", "int"), Column("name", "text"))
+    users = read(path, columns, layout=layout).user
+    where = f"{path}: line {layout.has_header + 4}, column 'user': expected"
+
+    message = refused(lambda: frames.distinct(users, path=path, layout=layout))
+    assert message == f"{where} every id once, found 9 again"
+
+    def place(ids):
+        return frames.positions(
+            users, np.array(ids), path=path, listed_in="users.csv", layout=layout
+        )
+
+    assert place([7, 8, 9]).tolist() == [2, 0, 2]
+    where = where.replace(
+        f"line {layout.has_header + 4}", f"line {layout.has_header + 3}"
+    )
+    assert refused(lambda: place([9])) == f"{where} an id of users.csv, found 7"
 
 
 # --- both readings agree --------------------------------------------------------------

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from darlr_jax.config import CompletionConfig, KuaiRandConfig
-from darlr_jax.data import kuairand, kuairec, loading
+from darlr_jax.data import kuairand, loading
 from darlr_jax.data.dataset import DataError
+from darlr_jax.data.tags import tag_feature
 
 COMPLETION = CompletionConfig(ranks=(1,), regularisation=(1.0,), sweeps=2)
 
@@ -330,4 +331,4 @@ def test_real_videos(real_data_dir):
     assert set(per_video) == {0, 1, 2, 3}
     assert tags.max() == 68
     assert len(np.unique(tags)) - 1 == 46
-    assert kuairec.tag_feature(tags, 69).codes.max() == 69
+    assert tag_feature("tags", tags, 69).codes.max() == 69

@@ -10,6 +10,7 @@ import pytest
 from darlr_jax.config import EnvironmentConfig, KuaiRecConfig
 from darlr_jax.data import frames, kuairec, loading
 from darlr_jax.data.dataset import DataError
+from darlr_jax.data.tags import one_hot, tag_feature
 from darlr_jax.simulation import environment
 from darlr_jax.types import EnvParams
 
@@ -365,7 +366,7 @@ def real_tags(real_data_dir):
         (frames.Column("video_id", "int", 0),),
         origin="the small matrix",
     )
-    has_tag = kuairec.one_hot(tags, kuairec.NUM_TAGS)
+    has_tag = one_hot(tags, kuairec.NUM_TAGS)
     return has_tag[np.searchsorted(videos, np.unique(actions.video_id))]
 
 
@@ -376,7 +377,7 @@ def test_real_categories(real_data_dir, real_tags):
     np.testing.assert_array_equal(videos, np.arange(10_728))
     assert set(np.unique(tags)) == set(range(-1, 31))
     assert set((tags >= 0).sum(axis=1)) == {1, 2, 3, 4}
-    assert kuairec.tag_feature(tags, kuairec.NUM_TAGS).size == 32
+    assert tag_feature("tags", tags, kuairec.NUM_TAGS).size == 32
     assert real_tags.shape == (3_327, 31)
     assert real_tags.any(axis=1).all()
 

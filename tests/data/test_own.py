@@ -4,10 +4,8 @@ import gzip
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from darlr_jax.config import CompletionConfig, CsvConfig
+from darlr_jax.config import CompletionConfig, CsvConfig, DatasetConfig
 from darlr_jax.data import loading, own
 from darlr_jax.data.completion import Completed
 from darlr_jax.data.dataset import DataError
@@ -214,56 +212,6 @@ def test_compressed_log(given_files, tmp_path):
     assert data.log.items.tolist() == load(config).log.items.tolist()
 
 
-# --- what is held out -----------------------------------------------------------------
-
-
-def test_last_rows_in_time_are_held_out():
-    users = np.array([3, 0, 3, 3, 0, 3, 0], np.int32)
-    times = np.array([5, 9, 1, 7, 2, 5, 9])
-
-    # Users 0 and 3 give 1 of 3 and 2 of 4: of rows at one time, the later in the file.
-    held_out = own.hold_out(users, times, 0.5)
-
-    assert np.flatnonzero(held_out).tolist() == [3, 5, 6]
-
-
-@pytest.mark.parametrize(
-    ("share", "expected"),
-    [(0.0, []), (0.2, [4, 9]), (0.3, [3, 6, 9]), (0.5, [1, 3, 5, 7, 9]),
-     (0.9, [1, 2, 3, 4, 5, 6, 7, 8, 9])],
-)  # fmt: skip
-def test_rows_without_times_are_held_out_at_even_distances(share, expected):
-    users = np.zeros(10, np.int32)
-
-    assert np.flatnonzero(own.hold_out(users, None, share)).tolist() == expected
-
-
-def test_share_is_not_cut_by_rounding():
-    # In floating point, 0.29 * 100 is less than 29.
-    users = np.zeros(100, np.int32)
-
-    assert own.hold_out(users, None, 0.29).sum() == 29
-    assert own.hold_out(users, np.arange(100), 0.29).sum() == 29
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=40),
-    st.floats(0, 0.9),
-    st.booleans(),
-)
-def test_every_user_gives_her_share_and_keeps_a_row(rows, share, timed):
-    users, times = np.array(rows, np.int32).T
-
-    held_out = own.hold_out(users, times if timed else None, share)
-
-    for user in np.unique(users):
-        mine = users == user
-        assert held_out[mine].sum() == int(share * mine.sum() + 1e-9)
-        assert not held_out[mine].all()
-        if timed and held_out[mine].any():
-            assert times[mine & held_out].min() >= times[mine & ~held_out].max()
-
-
 # --- features -------------------------------------------------------------------------
 
 
@@ -330,7 +278,7 @@ def test_rows_that_pay_at_least_the_mean_count(given_files, rewards, expected):
         {"time": "", "item_tags": "tags"},
         log=log,
         test_log=log,
-        full_matrix=log,
+        full_matrix="who,what,stars\n1,a,1\n1,b,2\n2,a,3\n2,b,4\n",
         item_features="what,tags\na,x\nb,y\n",
     )
 
@@ -352,12 +300,12 @@ def test_matrix_is_completed_from_all_interactions(given_files, monkeypatch):
 
     def record(*args, low, high):
         calls.append((args, low, high))
-        return Completed(np.full((2, 3), 2.5, np.float32), "method", [])
+        return Completed(np.arange(6, dtype=np.float32).reshape(2, 3), "method", [])
 
     monkeypatch.setattr(own, "complete", record)
     data = load(given_files())
 
-    assert data.true_reward.tolist() == 2 * [3 * [2.5]]
+    assert data.true_reward.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert data.ground_truth.endswith("not debiased: method")
     (((users, items, rewards, weights, shape, config), low, high),) = calls
     assert users.tolist() == [0, 0, 1, 1, 1, 1, 1]
@@ -501,6 +449,22 @@ def test_constant_rewards_cannot_be_completed(given_files):
     config = given_files({"time": "", "test_share": 0.5}, log=log)
 
     assert "expected rewards that differ, found 1 in every row" in refused(config)
+
+
+def test_constant_full_matrix_is_refused(given_files):
+    cells = (
+        f"{who},{what},3\n" for who in (2, 10) for what in ("apple", "fig", "pear")
+    )
+    own_files = given_files(full_matrix="who,what,stars\n" + "".join(cells))
+    config = DatasetConfig(name="csv", csv=own_files, completion=TINY)
+
+    with pytest.raises(DataError) as caught:
+        loading.load_dataset(config)
+
+    assert str(caught.value) == (
+        "dataset.name='csv': true_reward: expected rewards that differ, found 3 in "
+        "every cell: nothing tells one policy from another"
+    )
 
 
 def test_too_many_cells_are_refused(given_files, monkeypatch):

@@ -9,6 +9,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import math
 import os
 import pathlib
 import shutil
@@ -21,6 +22,7 @@ import pytest
 from darlr_jax import config as config_lib
 from darlr_jax.config import DatasetConfig, SyntheticConfig
 from darlr_jax.data import (
+    coat,
     fetch,
     kuairand,
     kuairec,
@@ -53,6 +55,8 @@ READ = [
         for file in module.FILES
     ),
     ("yahoo", yahoo.TRUTH),
+    ("yahoo", f"{yahoo.TRUTH}.gz"),
+    ("coat", f"{coat.TRAIN}.gz"),
     ("kuairand", kuairand.TRUTH),
     ("kuairand", f"MF_results_GT/{kuairand.TRUTH}"),
     ("kuairand", f"KuaiRand-Pure/data/{kuairand.LOG}"),
@@ -96,11 +100,11 @@ def without_internet(monkeypatch):
 
 @pytest.fixture
 def completed_at_once(monkeypatch):
-    """Test matrices are completed with the mean, as a factorisation takes seconds."""
+    """Test matrices are completed with anything, as a factorisation takes seconds."""
 
     def fill_up(users, items, rewards, weights, shape, config, *, low, high):
-        matrix = np.full(shape, rewards.mean(), np.float32)
-        return Completed(matrix=matrix, description="filled up", report=[])
+        cells = np.linspace(low, high, math.prod(shape), dtype=np.float32)
+        return Completed(cells.reshape(shape), description="filled up", report=[])
 
     for module in (kuairand, yahoo, movielens, own):
         monkeypatch.setattr(module, "complete", fill_up)

@@ -1,5 +1,7 @@
 """Yahoo! R3: two small files computed by hand, and what is refused."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -115,9 +117,11 @@ def test_weights_are_bounded():
     np.testing.assert_array_equal(weights[1:], np.float32(yahoo.WEIGHTS[0]))
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("matrix", [b"1 2 3\n4 5 1\n", b"1 2 3\n4 5 1\n2 2 2\n"])
-def test_published_matrix_is_used_where_it_lies(folder, matrix):
-    (folder / "yahoo" / yahoo.TRUTH).write_bytes(matrix)
+def test_published_matrix_is_used_where_it_lies(folder, matrix, suffix):
+    content = gzip.compress(matrix) if suffix else matrix
+    (folder / "yahoo" / (yahoo.TRUTH + suffix)).write_bytes(content)
 
     data = yahoo.load(folder, TINY)
 
@@ -125,6 +129,13 @@ def test_published_matrix_is_used_where_it_lies(folder, matrix):
     assert data.true_reward.tolist() == [[1, 2, 3], [4, 5, 1]]
     assert data.ground_truth.startswith("Yahoo! R3 pseudo ground truth, as found in")
     assert set(data.sources) == {*yahoo.FILES, yahoo.TRUTH}
+
+
+def test_published_matrix_that_is_a_folder_is_not_overlooked(folder):
+    (folder / "yahoo" / yahoo.TRUTH).mkdir()
+
+    with pytest.raises(DataError, match=f"{yahoo.TRUTH}: cannot be read: Is a direc"):
+        yahoo.load(folder, TINY)
 
 
 def test_number_of_ratings_is_compared_with_the_published(folder, monkeypatch):

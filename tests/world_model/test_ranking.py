@@ -1,5 +1,6 @@
 """Errors and rankings of held-out ratings."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -87,6 +88,24 @@ def test_gains_of_negative_rewards_count_from_the_smallest():
     assert rating_errors(predicted, low)["held_out_ndcg_at_5"] == pytest.approx(
         rating_errors(predicted, high)["held_out_ndcg_at_5"]
     )
+
+
+def test_users_without_any_gain_have_no_ndcg():
+    """Their labels differ, as those of KuaiRec may where nothing was watched."""
+    labels = make_log([(0, 0, 1), (0, 1, 2), (1, 0, 1), (1, 1, 2)])
+    predicted = np.array([0.7, 0.3, 0.4, 0.6])
+
+    def errors(*rewards):
+        held_out = dataclasses.replace(labels, rewards=np.array(rewards, np.float32))
+        return rating_errors(predicted, held_out, cutoffs=(1,))
+
+    some, none = errors(1, 2, 0, 0), errors(0, 0, 0, 0)
+
+    # User 0 alone, whose worse row is ranked first; user 1 counts for the pairs.
+    assert some["held_out_ndcg_at_1"] == pytest.approx(1 / 2)
+    assert some["held_out_pair_accuracy"] == pytest.approx(1 / 2)
+    assert math.isnan(none["held_out_ndcg_at_1"])
+    assert none["held_out_pair_accuracy"] == pytest.approx(1 / 2)
 
 
 def test_pairs_of_a_busy_user_are_those_of_some_rows():
