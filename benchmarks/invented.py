@@ -237,7 +237,9 @@ def _reward_tables(
         base=base,
         item_mean=base.mean(axis=0),
         static=_uniform(rng, *base.shape) if mixes else base,
-        uncertainty=_uniform(rng, *base.shape),
+        uncertainty=_uniform(rng, *base.shape)
+        if config.reward.uncertainty not in ("none", "dynamic")
+        else jnp.zeros((0, 0)),
         entropy=_entropy_tables(config, base.shape[1], rng),
         estimate_low=jnp.zeros(()),
         estimate_high=jnp.ones(()),

@@ -34,6 +34,7 @@ def between(low: float, high: float, *, default: Any) -> Any:
 
 
 _LARGE = 1e9
+_MOST_TRANSITIONS = 2_000_000_000  # of a run: they are counted in an int32
 _LONGEST_SHOWN = 80  # characters of a value in a message
 
 
@@ -259,7 +260,7 @@ class RewardConfig:
     lambda_u: float = between(-_LARGE, _LARGE, default=0.01)  # uncertainty penalty
     lambda_e: float = between(-_LARGE, _LARGE, default=0.05)  # entropy bonus
     entropy_orders: tuple[int, ...] = between(1, 2, default=(1, 2))
-    neighbours: int = between(1, _LARGE, default=15)  # k of ROLeR, and of k-NN overlap
+    neighbours: int = between(1, _LARGE, default=15)  # k of ROLeR
     neighbour_weights: str = one_of(  # mean form, II-weight, II-weight-div, -norm
         "mean", "cosine", "cosine_div", "cosine_norm", default="cosine_norm"
     )
@@ -308,7 +309,9 @@ class TrainingConfig:
     environments: int = between(1, _LARGE, default=100)  # episodes a collect
     steps_per_epoch: int = between(1, _LARGE, default=100_000)
     batch_size: int = between(1, _LARGE, default=1024)  # transitions a gradient step
-    warm_up_epochs: int = between(0, _LARGE, default=0)  # on ROLeR's static reward
+    warm_up_epochs: int = between(  # of reference users: on ROLeR's static reward
+        0, _LARGE, default=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -349,7 +352,8 @@ class ExperimentConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
-# What `types.Coefficients` is read from: these may differ between runs of one program.
+# What may differ between runs that are trained in one program, side by side: of
+# `types.Coefficients` all but `steps_per_epoch`, at which they stop together.
 COEFFICIENTS = (
     "reward.lambda_u",
     "reward.lambda_e",
@@ -561,6 +565,10 @@ def validate(config: ExperimentConfig) -> None:
             f"world_model.loss={config.world_model.loss!r} predicts no variance; set "
             "world_model.loss=gaussian"
         )
+    _validate_estimate(config)
+    _validate_neighbours(reward)
+    _validate_length(config)
+    _validate_members(config)
     _validate_pool(config.selector, reward.references)
     if config.selector.width % config.selector.heads:
         raise ConfigError(
@@ -570,6 +578,56 @@ def validate(config: ExperimentConfig) -> None:
     if len(set(reward.entropy_orders)) != len(reward.entropy_orders):
         raise ConfigError(
             f"reward.entropy_orders={reward.entropy_orders}: repeated order"
+        )
+
+
+def _validate_estimate(config: ExperimentConfig) -> None:
+    """Refuses what only learned-from estimates of reference users would read."""
+    if config.reward.estimate == "references":
+        return
+    unread = {
+        "training.warm_up_epochs": config.training.warm_up_epochs,
+        "reward.overwrite": config.reward.overwrite,
+    }
+    for name, value in unread.items():
+        if value:
+            raise ConfigError(
+                f"{name}={value}: nothing uses it with reward.estimate="
+                f"{config.reward.estimate!r}; it takes reward.estimate=references"
+            )
+
+
+def _validate_neighbours(reward: RewardConfig) -> None:
+    if reward.neighbour_source != "log":
+        return
+    if reward.uncertainty == "neighbour_cosine":
+        raise ConfigError(
+            "reward.uncertainty='neighbour_cosine': neighbours in the log are not "
+            "weighted by their cosines; set reward.neighbour_source=prediction"
+        )
+    if reward.uncertainty == "neighbour_variance" and reward.neighbours < 2:
+        raise ConfigError(
+            "reward.neighbours=1: one row of the log has no variance, which "
+            "reward.uncertainty='neighbour_variance' asks for; set 2 or more"
+        )
+
+
+def _validate_members(config: ExperimentConfig) -> None:
+    if config.learner in ("ucb", "epsilon_greedy") and config.world_model.members != 1:
+        raise ConfigError(
+            f"world_model.members={config.world_model.members}: learner="
+            f"{config.learner!r} trains one; set world_model.members=1"
+        )
+
+
+def _validate_length(config: ExperimentConfig) -> None:
+    """Refuses runs whose transitions a counter of 32 bits cannot hold."""
+    training = config.training
+    if training.epochs * training.steps_per_epoch > _MOST_TRANSITIONS:
+        raise ConfigError(
+            f"training.epochs={training.epochs}: with training.steps_per_epoch="
+            f"{training.steps_per_epoch} more than {_MOST_TRANSITIONS:,} transitions, "
+            "which a run does not count"
         )
 
 

@@ -3,7 +3,7 @@
 Data flows through them in this order::
 
     Dataset -> WorldModelTables -> SimulationTables -> EnvState -> Transition
-            -> TrainState -> EpochMetrics
+            -> TrainState -> EpisodeMetrics
 
 `(protocol N)` and `(method N)`, in any docstring, point to section N of
 docs/protocol.md and docs/method.md.
@@ -123,9 +123,9 @@ class RewardTables(NamedTuple):
     base: Table  # [U, I] what reference users are asked for
     item_mean: Table  # [I] of the base table over users
     static: Table  # [U, I] estimate of a method without references (and of a warm-up)
-    uncertainty: Table  # [U, I] static uncertainty of that estimate
+    uncertainty: Table  # [U, I] static uncertainty of that estimate; [0, 0]: none
     entropy: EntropyTables
-    estimate_low: Table  # [] bounds of the estimate, of the DeepFM table as published
+    estimate_low: Table  # [] bounds of the base table, whatever estimates (published)
     estimate_high: Table  # []
     uncertainty_low: Table  # []
     uncertainty_high: Table  # []

@@ -21,7 +21,7 @@ from darlr_jax.evaluation.calibration import labels_are_rewards, logged_rows
 from darlr_jax.evaluation.estimates import Estimates, count_visits, estimate_errors
 from darlr_jax.experiment import Experiment
 from darlr_jax.runs.directory import RunDirectory, read_json, write_json
-from darlr_jax.simulation.tables import neighbour_reward
+from darlr_jax.simulation.tables import find_neighbours, neighbour_reward
 from darlr_jax.training.program import Program
 from darlr_jax.training.visits import Visits, sample_visits
 from darlr_jax.types import WorldModelTables
@@ -142,7 +142,10 @@ def _neighbour_rows(
 ) -> np.ndarray | None:
     """ROLeR's rewards of some users; None where these data have no such neighbours."""
     try:
-        return neighbour_reward(dataset, world_model.prediction, config.reward, users)
+        neighbours = find_neighbours(
+            dataset, world_model.prediction, config.reward, users
+        )
+        return neighbour_reward(neighbours, config.reward)
     except DataError as error:
         say(f"estimates: without nearest users ({error})")
         return None

@@ -175,12 +175,32 @@ def test_configuration_is_frozen():
         ("reward.references=none", "need learned, random, nearest or self"),
         ("selector.heads=3", "must divide selector.width"),
         ("reward.entropy_orders=(1, 1)", "repeated order"),
+        ("training.epochs=30000", "more than 2,000,000,000 transitions"),
     ],
 )
 def test_contradictions_are_refused(text, message):
     config_lib.validate(DEFAULT)
     with pytest.raises(ConfigError, match=message):
         config_lib.validate(override(text))
+
+
+@pytest.mark.parametrize(
+    ("method", "text", "message"),
+    [
+        ("mbpo", "training.warm_up_epochs=3", r"warm_up_epochs=3: nothing uses it"),
+        ("sqn", "training.warm_up_epochs=3", r"warm_up_epochs=3: nothing uses it"),
+        ("gt", "reward.overwrite=true", "overwrite=True: nothing uses it"),
+        ("ucb", "world_model.members=5", "learner='ucb' trains one"),
+        ("roler", "reward.neighbours=1", "one row of the log has no variance"),
+        ("roler", "reward.uncertainty=neighbour_cosine", "not weighted by their"),
+    ],
+)
+def test_settings_without_an_effect_are_refused(method, text, message):
+    published = preset("kuairec", method)
+    config_lib.validate(published)
+    changed = config_lib.replace(published, config_lib.parse_overrides([text]))
+    with pytest.raises(ConfigError, match=message):
+        config_lib.validate(changed)
 
 
 @pytest.mark.parametrize(

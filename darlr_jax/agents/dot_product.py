@@ -5,6 +5,9 @@ of the actions that were not taken: the entropy is log Z - q . E[k], and the gra
 log p_a with respect to the query is k_a - E[k]. It is summed up over blocks of actions,
 so that no array over all of them exists, forward or backward: with 27,285 users and 150
 picks these arrays, not the arithmetic, are what learning would cost.
+
+What a log-probability is made of is multiplied in full precision, on any device: were
+its two parts rounded apart, an almost certain action would be more than certain.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from jax import lax
 from darlr_jax.types import Array
 
 _MASKED = -1e30  # finite: see `categorical`
+_EXACT = lax.Precision.HIGHEST
 
 Residuals = tuple[Array, Array, Array, Array, Array, Array, Array]
 
@@ -118,7 +122,8 @@ def _forward(
         top = jnp.maximum(highest, jnp.max(logits, axis=-1))
         weights = jnp.exp(logits - top[..., None])
         ones = jnp.ones((actions.keys.shape[0], 1))
-        added = weights @ jnp.concatenate([actions.keys, ones], axis=1)
+        keys = jnp.concatenate([actions.keys, ones], axis=1)
+        added = jnp.matmul(weights, keys, precision=_EXACT)
         return (top, total * jnp.exp(highest - top)[..., None] + added), None
 
     shape = query.shape[:-1]
@@ -177,7 +182,8 @@ def _logits(query: Array, actions: _Blocks) -> Array:
     """Logits `[M, K, block]`; of actions taken before, or forbidden, minus infinity."""
     choice = jnp.arange(query.shape[1])
     free = actions.turn[:, None, :] >= choice[None, :, None]
-    return jnp.where(free, query @ actions.keys.T, _MASKED)
+    logits = jnp.matmul(query, actions.keys.T, precision=_EXACT)
+    return jnp.where(free, logits, _MASKED)
 
 
 def _outer(query: Array, slope: Array) -> Array:

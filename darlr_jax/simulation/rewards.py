@@ -48,7 +48,7 @@ def static_estimate(
 ) -> Estimate:
     """A cell of frozen tables: GT, MBPO, MOPO, DORL, ROLeR (DORL, static reward)."""
     del references, previous, coefficients
-    return Estimate(tables.static[user, item], tables.uncertainty[user, item])
+    return Estimate(tables.static[user, item], static_uncertainty(user, item, tables))
 
 
 def reference_estimate(
@@ -63,7 +63,7 @@ def reference_estimate(
     assert references is not None, "a reference estimate needs references"
     del previous, coefficients
     value = jnp.mean(tables.base[references.users, item])
-    return Estimate(value, tables.uncertainty[user, item])
+    return Estimate(value, static_uncertainty(user, item, tables))
 
 
 def overwritten_estimate(
@@ -80,7 +80,14 @@ def overwritten_estimate(
     latest = previous[references.users, item]
     base = tables.base[references.users, item]
     value = jnp.mean(jnp.where(latest == UNVISITED, base, latest))
-    return Estimate(value, tables.uncertainty[user, item])
+    return Estimate(value, static_uncertainty(user, item, tables))
+
+
+def static_uncertainty(user: Array, item: Array, tables: RewardTables) -> Array:
+    """P_U(u, i) of a frozen table; 0 for methods that have none."""
+    if not tables.uncertainty.size:
+        return jnp.zeros(())
+    return tables.uncertainty[user, item]
 
 
 def with_dynamic_uncertainty(estimator: RewardEstimator) -> RewardEstimator:
@@ -128,8 +135,8 @@ def reward_bounds(tables: RewardTables, coefficients: Coefficients) -> RewardSca
     """MIN_R and MAX_R of the published protocol (section 3.1).
 
     The shift of the shaped reward is MIN_R, and shaped rewards enter the state divided
-    by MAX_R - MIN_R. Both come from the world model's tables, also where another table
-    estimates the reward.
+    by MAX_R - MIN_R. Both come from the base table and the world model's variance, also
+    where other tables estimate reward and uncertainty.
     """
     lambda_u, lambda_e = coefficients.lambda_u, coefficients.lambda_e
     low = tables.estimate_low - lambda_u * tables.uncertainty_high

@@ -6,14 +6,14 @@ Here, and only here, a method's choice of estimate and uncertainty becomes a tab
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from darlr_jax.config import ConfigError, ExperimentConfig, RewardConfig, SelectorConfig
 from darlr_jax.data import statistics
 from darlr_jax.data.clusters import balanced_clusters
-from darlr_jax.data.dataset import Dataset
+from darlr_jax.data.dataset import DataError, Dataset
 from darlr_jax.types import (
     EnvParams,
     RewardTables,
@@ -62,20 +62,23 @@ def reward_tables(
 ) -> RewardTables:
     """Base and static estimates, static uncertainty, and the bounds of the shift."""
     reward = config.reward
-    base = base_reward(dataset, world_model, reward)
+    neighbours = None
+    if _asks_neighbours(config):
+        neighbours = find_neighbours(dataset, world_model.prediction, reward)
+    base = base_reward(dataset, world_model, reward, neighbours)
     estimate = reward.estimate
     if estimate == "references":  # until the warm-up ends, ROLeR's static reward
         estimate = "neighbours" if config.training.warm_up_epochs else "world_model"
-    uncertainty = static_uncertainty(dataset, world_model, reward)
-    # Published bounds are those of the DeepFM tables, whatever replaces these; the
-    # dynamic uncertainty has no table, so the shift is that of the base table alone.
+    # As published, bounds are those of the base table and of the world model's
+    # variance, whatever estimates reward and uncertainty. The dynamic uncertainty has
+    # no table, so the shift is that of the base table alone.
     dynamic = reward.uncertainty == "dynamic"
     variance = np.zeros(1, np.float32) if dynamic else world_model.variance
     return RewardTables(
         base=base,
         item_mean=base.mean(axis=0),
-        static=static_reward(dataset, world_model, reward, estimate),
-        uncertainty=uncertainty,
+        static=static_reward(dataset, world_model, reward, estimate, neighbours),
+        uncertainty=static_uncertainty(world_model, reward, neighbours),
         entropy=statistics.entropy_tables(
             dataset.log,
             dataset.environment_items,
@@ -90,25 +93,34 @@ def reward_tables(
 
 
 def base_reward(
-    dataset: Dataset, world_model: WorldModelTables, reward: RewardConfig
+    dataset: Dataset,
+    world_model: WorldModelTables,
+    reward: RewardConfig,
+    neighbours: Neighbours | None,
 ) -> np.ndarray:
     """The table `[U, I]` that reference users are asked for (method 4)."""
     if reward.estimate == "true":
         return dataset.true_reward
     if reward.base == "neighbours":
-        return neighbour_reward(dataset, world_model.prediction, reward)
+        assert neighbours is not None
+        return neighbour_reward(neighbours, reward)
     return world_model.prediction
 
 
 def static_reward(
-    dataset: Dataset, world_model: WorldModelTables, reward: RewardConfig, estimate: str
+    dataset: Dataset,
+    world_model: WorldModelTables,
+    reward: RewardConfig,
+    estimate: str,
+    neighbours: Neighbours | None,
 ) -> np.ndarray:
     """The frozen reward table `[U, I]` that `estimate` names."""
     prediction = world_model.prediction
     if estimate == "true":
         return dataset.true_reward
     if estimate == "neighbours":
-        return neighbour_reward(dataset, prediction, reward)
+        assert neighbours is not None
+        return neighbour_reward(neighbours, reward)
     item_mean = prediction.mean(axis=0, keepdims=True)
     if estimate == "population_mean":
         return np.broadcast_to(item_mean, prediction.shape).copy()
@@ -117,70 +129,113 @@ def static_reward(
     return prediction
 
 
-def neighbour_reward(
+class Neighbours(NamedTuple):
+    """The k users who are most similar to each of Q, and what they say of the items."""
+
+    users: np.ndarray  # [Q, k] int32 rows of `feedback`
+    feedback: np.ndarray  # [V, I]
+    cosines: np.ndarray | None  # [Q, k]; None: of logged rows, which are not weighted
+
+
+def find_neighbours(
     dataset: Dataset,
     prediction: np.ndarray,
     reward: RewardConfig,
     of: np.ndarray | None = None,
-) -> np.ndarray:
-    """ROLeR's reward: rows of the k most similar users, mixed (protocol 7).
+) -> Neighbours:
+    """Whom ROLeR's reward is made of (protocol 7): the user itself is one of them.
 
-    The user itself is one of its neighbours, as published. Weights: `mean` 1/k,
-    `cosine` cos (II-weight), `cosine_div` cos / k, `cosine_norm` cos / sum of cos.
-    On KuaiRec (`neighbour_source="log"`) it is the plain mean of what similar logged
-    users outside the environment got, cells that were not logged counting as 0.
+    On KuaiRec (`neighbour_source="log"`) they are logged users outside the environment,
+    and `feedback` is what they got, 0 in cells that were not logged.
 
-    Returns:
-      [Q, I]: the rows of the users `of [Q]`, of all where that is None.
+    Args:
+      dataset: the data.
+      prediction: the world model's table `[U, I]`.
+      reward: `neighbours`, `neighbour_source`, `neighbour_signature`.
+      of: the Q users asked for; all if None.
+
+    Raises:
+      DataError: fewer than k users, or the log has too few others, or items.
     """
+    k = reward.neighbours
     if reward.neighbour_source == "log":
-        nearest, feedback = statistics.nearest_outsiders(dataset, reward.neighbours)
-        rows = nearest if of is None else nearest[of]
-        return np.stack([feedback[row].mean(axis=0) for row in rows])
-    users, cosines = _neighbours(dataset, prediction, reward, of)
-    total = np.sum(cosines, axis=1, keepdims=True)
-    k = np.float32(users.shape[1])
-    weights = {
-        "mean": np.full_like(cosines, 1.0 / k),
-        "cosine": cosines,
-        "cosine_div": cosines / k,
-        "cosine_norm": cosines / np.maximum(total, np.finfo(np.float32).tiny),
-    }[reward.neighbour_weights]
-    mixed = np.zeros((len(users), prediction.shape[1]), prediction.dtype)
+        nearest, feedback = statistics.nearest_outsiders(dataset, k)
+        return Neighbours(nearest if of is None else nearest[of], feedback, None)
+    if k > dataset.num_users:
+        raise DataError(f"reward.neighbours={k}: there are {dataset.num_users} users")
+    logged = reward.neighbour_signature == "logged"
+    signature = statistics.logged_feedback(dataset) if logged else prediction
+    users, cosines = statistics.nearest_users(signature, k, include_self=True, of=of)
+    return Neighbours(users, prediction, cosines)
+
+
+def neighbour_reward(neighbours: Neighbours, reward: RewardConfig) -> np.ndarray:
+    """ROLeR's reward: rows of the k most similar users, mixed `[Q, I]` (protocol 7).
+
+    Weights: `mean` 1/k, `cosine` cos (II-weight), `cosine_div` cos / k, `cosine_norm`
+    cos / sum of cos. Logged rows are averaged, whatever the weights.
+
+    Raises:
+      DataError: cosines whose sum no weight can be divided by.
+    """
+    users, feedback, cosines = neighbours
+    if cosines is None:
+        return np.stack([feedback[row].mean(axis=0) for row in users])
+    weights = _weights(cosines, reward)
+    mixed = np.zeros((len(users), feedback.shape[1]), feedback.dtype)
     for column in range(users.shape[1]):  # keeps the memory of one table
-        mixed += weights[:, column : column + 1] * prediction[users[:, column]]
+        mixed += weights[:, column : column + 1] * feedback[users[:, column]]
     return mixed
 
 
+def _weights(cosines: np.ndarray, reward: RewardConfig) -> np.ndarray:
+    """Of each neighbour `[Q, k]`."""
+    k = np.float32(cosines.shape[1])
+    if reward.neighbour_weights == "cosine_norm":
+        total = np.sum(cosines, axis=1, keepdims=True)
+        if np.min(total) <= 0:
+            raise DataError(
+                "reward.neighbour_weights='cosine_norm': the cosines of user "
+                f"{np.argmin(total)}'s {len(cosines[0])} neighbours add up to "
+                f"{np.min(total):.3g}, and weights are shares of a positive sum; set "
+                "reward.neighbour_weights=mean"
+            )
+        return cosines / total
+    return {
+        "mean": np.full_like(cosines, 1.0 / k),
+        "cosine": cosines,
+        "cosine_div": cosines / k,
+    }[reward.neighbour_weights]
+
+
 def static_uncertainty(
-    dataset: Dataset, world_model: WorldModelTables, reward: RewardConfig
+    world_model: WorldModelTables, reward: RewardConfig, neighbours: Neighbours | None
 ) -> np.ndarray:
-    """The static uncertainty table `[U, I]` (protocol 3.1 and 7).
+    """The static uncertainty table `[U, I]`, empty if there is none (protocol 3.1, 7).
 
     `neighbour_variance` is I-var, the variance over the k neighbours' rows: that of a
     population, but of a sample on KuaiRec (`neighbour_source="log"`), as published;
     `neighbour_cosine` is I-cos_{min,avg,max}, of 1 - cos over the neighbours, the same
     for every item. ROLeR's weighted neighbour rewards go with no uncertainty at all.
     """
-    prediction = world_model.prediction
     if reward.uncertainty == "ensemble_variance":
         return world_model.variance
-    if reward.uncertainty == "neighbour_variance" and reward.neighbour_source == "log":
-        nearest, feedback = statistics.nearest_outsiders(dataset, reward.neighbours)
-        return np.stack([feedback[row].var(axis=0, ddof=1) for row in nearest])
+    if not reward.uncertainty.startswith("neighbour_"):
+        return np.zeros((0, 0), np.float32)
+    assert neighbours is not None
+    users, feedback, cosines = neighbours
     if reward.uncertainty == "neighbour_variance":
-        users, _ = _neighbours(dataset, prediction, reward)
-        return np.stack([prediction[row].var(axis=0) for row in users])
-    if reward.uncertainty == "neighbour_cosine":
-        _, cosines = _neighbours(dataset, prediction, reward)
-        distances = 1.0 - cosines
-        distance = {
-            "min": distances.min(axis=1, keepdims=True),
-            "avg": distances.mean(axis=1, keepdims=True),
-            "max": distances.max(axis=1, keepdims=True),
-        }[reward.neighbour_cosine]
-        return np.broadcast_to(distance, prediction.shape).astype(np.float32)
-    return np.zeros_like(prediction)
+        ddof = 1 if cosines is None else 0
+        return np.stack([feedback[row].var(axis=0, ddof=ddof) for row in users])
+    assert cosines is not None, "`config.validate` refuses cosines of logged rows"
+    distances = 1.0 - cosines
+    distance = {
+        "min": distances.min(axis=1, keepdims=True),
+        "avg": distances.mean(axis=1, keepdims=True),
+        "max": distances.max(axis=1, keepdims=True),
+    }[reward.neighbour_cosine]
+    shape = len(users), feedback.shape[1]
+    return np.broadcast_to(distance, shape).astype(np.float32)
 
 
 def exposure_distance(
@@ -215,7 +270,7 @@ def user_tables(
     feedback = _feedback(dataset, world_model, config.selector.feedback)
     if config.selector.center_feedback:
         feedback = feedback - feedback.mean(axis=0, keepdims=True)
-    k = min(config.selector.k_sel, dataset.num_users - 1)
+    k = config.selector.k_sel
     kind = config.selector.pool if config.reward.references == "learned" else "all"
     wanted = max(k, config.selector.pool_size) if kind == "nearest" else k
     similarity, nearest = statistics.user_similarity(feedback, wanted)
@@ -240,18 +295,6 @@ def _feedback(dataset: Dataset, world_model: WorldModelTables, name: str) -> np.
     return world_model.user_vectors if name == "embedding" else world_model.prediction
 
 
-def _neighbours(
-    dataset: Dataset,
-    prediction: np.ndarray,
-    reward: RewardConfig,
-    of: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    logged = reward.neighbour_signature == "logged"
-    signature = statistics.logged_feedback(dataset) if logged else prediction
-    k = reward.neighbours
-    return statistics.nearest_users(signature, k, include_self=True, of=of)
-
-
 def check_sizes(dataset: Dataset, config: ExperimentConfig) -> None:
     """Raises ConfigError where a field does not fit the data, before any work."""
     _check_heads(dataset, config)
@@ -268,10 +311,21 @@ def check_sizes(dataset: Dataset, config: ExperimentConfig) -> None:
         )
     if config.reward.references == "learned":
         _check_pool(num_users, config.selector)
-    if config.reward.neighbours > num_users:
+    within = config.reward.neighbour_source == "prediction"
+    if within and _asks_neighbours(config) and config.reward.neighbours > num_users:
         raise ConfigError(
             f"reward.neighbours={config.reward.neighbours}: there are {num_users} users"
         )
+
+
+def _asks_neighbours(config: ExperimentConfig) -> bool:
+    """Whether a table is made of the nearest users' rows."""
+    reward = config.reward
+    return (
+        "neighbours" in (reward.estimate, reward.base)
+        or reward.uncertainty.startswith("neighbour_")
+        or config.training.warm_up_epochs > 0
+    )
 
 
 def _check_pool(num_users: int, selector: SelectorConfig) -> None:

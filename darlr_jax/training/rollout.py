@@ -383,14 +383,12 @@ def _is_first_visit(
 def _reference_metrics(
     user: Array,
     item: Array,
-    references: References | None,
+    references: References,
     estimate: Estimate,
     first: Array,
     tables: SimulationTables,
 ) -> dict[str, Array]:
     """What shows whether a selector selects: logged of every run with references."""
-    if references is None:
-        return {}
     neighbours = tables.users.neighbours[user]
     is_neighbour = jnp.any(references.users[:, None] == neighbours[None, :], axis=1)
     uncertainty = estimate.uncertainty
@@ -419,6 +417,7 @@ def record_estimates(
     )
     same = (users[:, None] == users[None, :]) & (items[:, None] == items[None, :])
     same = same * weights[None, :]
-    means = (same @ values) / jnp.maximum(jnp.sum(same, axis=1), 1.0)
+    sums = jnp.matmul(same, values, precision=lax.Precision.HIGHEST)
+    means = sums / jnp.maximum(jnp.sum(same, axis=1), 1.0)
     rows = jnp.where(weights > 0, users, previous.shape[0])  # out of range: dropped
     return previous.at[rows, items].set(means, mode="drop")

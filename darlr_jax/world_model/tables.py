@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from darlr_jax.data.dataset import Dataset
+from darlr_jax.networks.deepfm import WorldModelNetwork
 from darlr_jax.types import Array, Params, WorldModelTables
-from darlr_jax.world_model.ensemble import Ensemble, Sides, WorldModelNetwork
+from darlr_jax.world_model.ensemble import Ensemble, Sides
 
 _CELLS_A_BLOCK = 1 << 18  # bounds the memory of a prediction block
 

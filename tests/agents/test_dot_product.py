@@ -66,6 +66,13 @@ def test_values_are_those_of_the_softmax_over_all_actions(block, scale):
     np.testing.assert_allclose(found.entropy, expected.entropy, rtol=1e-4, atol=1e-4)
 
 
+def test_log_probabilities_are_exact_on_devices_that_round_products():
+    evaluate = functools.partial(dot_product.evaluate, block=4)
+    written = str(jax.make_jaxpr(evaluate)(*choices()))
+    assert "dot_general" in written
+    assert written.count("dot_general") == written.count("Precision.HIGHEST") // 2
+
+
 @blocks
 def test_gradients_are_those_of_the_softmax_over_all_actions(block):
     inputs, weights = choices(), (0.3, 0.7)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 
@@ -14,7 +13,6 @@ import pytest
 from darlr_jax.baselines import bandits
 from darlr_jax.baselines.bandits import BanditParams
 from darlr_jax.config import BanditConfig
-from darlr_jax.data.dataset import InteractionLog
 from darlr_jax.experiment import build_experiment, init_seeds, run_epoch
 from tests.simulation.worlds import (
     assemble,
@@ -155,7 +153,7 @@ def test_both_bandits_ask_the_same_world_model():
 def test_the_world_model_learns_an_epoch_at_a_time():
     states, history = trained("ucb", epochs=4)
     losses = np.stack([metrics["world_model_loss"] for metrics in history])
-    assert (np.diff(losses, axis=0) < 0).all()
+    assert (losses[1:] < losses[0] - 1).all()
     assert states.epoch.tolist() == [4, 4]
     assert states.env_steps.tolist() == [0, 0]
 
@@ -186,18 +184,3 @@ def test_predictions_and_errors_are_those_of_the_member():
     error = np.array(predicted) - held_out.labels
     np.testing.assert_allclose(metrics["held_out_mse"], (error**2).mean(), rtol=1e-4)
     np.testing.assert_allclose(metrics["held_out_mae"], np.abs(error).mean(), rtol=1e-4)
-
-
-def test_without_held_out_rows_there_is_no_error():
-    dataset = tiny_dataset(tiny().dataset)
-    nothing = dataclasses.replace(
-        dataset, held_out=InteractionLog(*[np.zeros(0, np.int32)] * 4, times=None)
-    )
-    experiment = build_experiment(nothing, None, config_of("ucb"))
-    epoch = experiment.learner.train_epoch
-    state = jax.eval_shape(lambda: init_seeds(experiment, [0]))
-    _, metrics = jax.eval_shape(
-        jax.vmap(epoch, (0, None, None)),
-        state, experiment.tables, experiment.coefficients,
-    )  # fmt: skip
-    assert set(metrics) == {"world_model_loss"}

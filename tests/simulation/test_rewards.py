@@ -56,6 +56,11 @@ def test_static_estimate_is_a_cell(user, item):
     assert found == Estimate(TABLES.static[user, item], TABLES.uncertainty[user, item])
 
 
+def test_without_a_table_nothing_is_uncertain():
+    certain = TABLES._replace(uncertainty=jnp.zeros((0, 0)))
+    assert rewards.static_uncertainty(jnp.int32(3), jnp.int32(1), certain) == 0
+
+
 @given(users, items, picks)
 def test_reference_estimate_is_the_mean_of_the_base_table(user, item, picked):
     # Neither the own row nor what was stored enters.

@@ -12,7 +12,13 @@ import pytest
 from darlr_jax.config import ConfigError
 from darlr_jax.data import statistics
 from darlr_jax.data.clusters import balanced_clusters
-from darlr_jax.simulation.tables import build_tables, neighbour_reward
+from darlr_jax.data.dataset import DataError
+from darlr_jax.simulation.tables import (
+    Neighbours,
+    build_tables,
+    find_neighbours,
+    neighbour_reward,
+)
 from tests import reference_simulation as reference
 from tests.simulation.worlds import (
     half_of_the_world,
@@ -55,8 +61,19 @@ def test_neighbours_by_logged_feedback():
 def test_neighbour_rewards_of_some_users():
     every = build("roler").rewards.static
     some, reward = np.array([5, 0]), tiny("roler").reward
-    found = neighbour_reward(DATASET, WORLD.prediction, reward, some)
+    neighbours = find_neighbours(DATASET, WORLD.prediction, reward, some)
+    found = neighbour_reward(neighbours, reward)
     np.testing.assert_array_equal(found, every[some])
+
+
+def test_weights_need_cosines_that_add_up_to_something():
+    """Opposite users: shares of their sum, 0, would pay anything."""
+    reward = tiny("roler").reward
+    opposite = np.array([[1.0, 0.5], [-1.0, -0.5]], np.float32)
+    cosines = np.array([[1.0, -1.0]] * 2, np.float32)
+    pair = np.array([[0, 1], [1, 0]], np.int32)
+    with pytest.raises(DataError, match=r"user 0's 2 neighbours add up to 0,"):
+        neighbour_reward(Neighbours(pair, opposite, cosines), reward)
 
 
 def test_one_neighbour_is_the_user_herself():
@@ -112,7 +129,7 @@ def test_which_table_a_method_reads(method, base, static, uncertainty):
     rewards = build(method).rewards
     np.testing.assert_array_equal(rewards.base, base)
     np.testing.assert_array_equal(rewards.static, static)
-    expected = np.zeros_like(base) if uncertainty is None else uncertainty
+    expected = np.zeros((0, 0)) if uncertainty is None else uncertainty
     np.testing.assert_array_equal(rewards.uncertainty, expected)
     close(rewards.item_mean, [reference.mean(column) for column in base.T])
 
@@ -243,6 +260,31 @@ def test_k_sel_does_not_matter_without_references():
 def test_more_neighbours_than_users_are_refused():
     with pytest.raises(ConfigError, match=r"reward\.neighbours=13: there are 12 users"):
         build("roler", reward__neighbours=NUM_USERS + 1)
+
+
+@pytest.mark.parametrize("method", ["mbpo", "gt", "darlr_random"])
+def test_neighbours_do_not_matter_to_who_asks_none(method):
+    build(method, reward__neighbours=NUM_USERS + 1)
+
+
+def test_neighbours_in_the_log_are_compared_once(monkeypatch):
+    dataset, world = half_of_the_world(DATASET, WORLD)
+    config = tiny(
+        "roler",
+        reward__neighbour_source="log",
+        reward__uncertainty="neighbour_variance",
+        reward__neighbours=7,  # as many as there are outside, more than within
+    )
+    compared = []
+    found = statistics.nearest_outsiders
+
+    def counted(*arguments):
+        compared.append(arguments)
+        return found(*arguments)
+
+    monkeypatch.setattr(statistics, "nearest_outsiders", counted)
+    build_tables(dataset, world, config)
+    assert len(compared) == 1
 
 
 def test_true_ratings_reach_no_table_of_a_method_that_is_offline():
