@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
         rows[-1] |= measure(grown, rates)
         options.show(rows[-1])
     if PLOT.value:
-        draw(rows, pathlib.Path(PLOT.value))
+        draw(rows, cli.user_path(PLOT.value))
 
 
 def parse_values(texts: Sequence[str | int]) -> list[int]:

@@ -1,9 +1,10 @@
 """How long data take to prepare, and how long a second start does.
 
     python -m benchmarks.preparation --dataset=kuairec --json
+    python -m benchmarks.preparation --dataset=kuairec --twin --twin_scale=0.1
 
-Twins of official size are written to a folder that is removed afterwards, so nothing
-is downloaded and nothing was prepared before:
+Twins, of official size if not told otherwise, are written to a folder that is removed
+afterwards, so nothing is downloaded and nothing was prepared before:
 
     twin_seconds      to write the generated files
     prepare_seconds   of `experiments.prepare_data`: parse, check, complete, keep

@@ -3,7 +3,7 @@
     python -m benchmarks.report --quick          minutes on two cores
     python -m benchmarks.report                  everything
     python -m benchmarks.report --accelerator    many seeds, and KuaiRand as it is
-    python -m benchmarks.report --only=coat_mbpo,growth_seeds
+    python -m benchmarks.report --only=coat_mbpo,growth_seeds_mbpo
     python -m benchmarks.report --tables_only    the page again, from what is there
 
 A piece is a command of its own process, so that its memory is its own. What it prints
@@ -139,12 +139,18 @@ def write_page() -> None:
 def chosen(
     quick: bool, only: Sequence[str] | None, pieces: Sequence[Piece] = PIECES
 ) -> list[Piece]:
-    """Those of `pieces` that flags ask for. Raises ConfigError on an unknown name."""
-    names = [piece.name for piece in pieces]
+    """Those of `pieces` that flags ask for.
+
+    Raises:
+      ConfigError: --only names a piece that does not exist, or none of the quick ones.
+    """
+    by_name = {piece.name: piece for piece in pieces}
     for name in only or ():
-        if name not in names:
-            raise ConfigError(f"--only={name}: {nearest_name(name, names)}")
-    wanted = names if only is None else only
+        if name not in by_name:
+            raise ConfigError(f"--only={name}: {nearest_name(name, by_name)}")
+        if quick and not by_name[name].quick:
+            raise ConfigError(f"--only={name}: takes longer; leave --quick out")
+    wanted = by_name if only is None else only
     return [p for p in pieces if p.name in wanted and (p.quick or not quick)]
 
 

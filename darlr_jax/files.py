@@ -44,18 +44,19 @@ def remove_abandoned(folder: Path, age: float | None = ABANDONED) -> None:
 
 
 def _put(temporary: Path, path: Path) -> None:
-    for _ in range(_TRIES):
-        try:
-            os.replace(temporary, path)
-            return
-        except OSError as error:
-            # Nothing can take the place of a folder that holds something.
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            aside = _temporary(path)
-            with contextlib.suppress(FileNotFoundError):  # another writer was faster
-                os.replace(path, aside)
-            _remove(aside)
+    with contextlib.ExitStack() as old:  # goes when the new one is there
+        for _ in range(_TRIES):
+            try:
+                os.replace(temporary, path)
+                return
+            except OSError as error:
+                # Nothing can take the place of a folder that holds something.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                aside = _temporary(path)
+                old.callback(_remove, aside)
+                with contextlib.suppress(FileNotFoundError):  # another was faster
+                    os.replace(path, aside)
     raise OSError(errno.EBUSY, "is replaced by others all the time", str(path))
 
 

@@ -62,17 +62,39 @@ def experiment_config() -> ExperimentConfig:
       ConfigError: unknown names, mistyped or contradictory values.
     """
     config = preset(DATASET.value, METHOD.value)
-    changes = config_lib.parse_overrides(OVERRIDES.value)
+    changes = settings()
     for path in ("method", "dataset.name"):
         if path in changes:
             flag = path.partition(".")[0]
             raise ConfigError(f"--set={path}=...: use --{flag}, which selects a preset")
-    config = config_lib.replace(config, _fields_of_flags(changes) | changes)
+    config = config_lib.replace(config, changes)
     config_lib.validate(config)
-    if TWIN_SCALE.value is not None and not config.dataset.twin:
-        raise ConfigError("--twin_scale: official files have one size; add --twin")
     require_data_dir_is_read(config.dataset)
     return config
+
+
+def settings() -> dict[str, Any]:
+    """Dotted field -> value of every --set, and of the flags that fields have.
+
+    Raises:
+      ConfigError: a --set of another form, or one that contradicts a flag.
+    """
+    changes = config_lib.parse_overrides(OVERRIDES.value)
+    changes = _fields_of_flags(changes) | changes
+    if TWIN_SCALE.value is not None and not changes.get("dataset.twin"):
+        raise ConfigError("--twin_scale: official files have one size; add --twin")
+    return changes
+
+
+def require_runs_alone() -> None:
+    """Refuses the flags of an experiment where it is read from runs that are there.
+
+    Raises:
+      ConfigError: one of them was given.
+    """
+    for flag in (DATASET, TWIN, TWIN_SCALE, METHOD, EPOCHS, OVERRIDES):
+        if flag.present:
+            raise ConfigError(f"--{flag.name}: the runs say it themselves")
 
 
 def require_data_dir_is_read(dataset: DatasetConfig) -> None:
@@ -125,22 +147,23 @@ def runs_beside(
     runs = {workdir: config}
     for text in beside:
         directory, colon, settings = text.partition(":")
-        directory = directory.strip()
-        if not colon or not directory or not settings.strip():
+        if not colon or not directory.strip() or not settings.strip():
             raise ConfigError(
                 f"--beside={text!r:.80}: expected DIR: FIELD=VALUE, as "
                 "runs/other: reward.lambda_u=0.1"
             )
         changes = config_lib.parse_overrides(settings.split(","))
+        changed = config_lib.replace(config, changes)
         for field in changes:
             if field not in config_lib.COEFFICIENTS:
                 raise ConfigError(
                     f"--beside={text!r:.80}: {field} needs a program of its own; "
                     f"beside each other may differ {', '.join(config_lib.COEFFICIENTS)}"
                 )
+        directory = str(user_path(directory.strip()))
         if any(os.path.abspath(directory) == os.path.abspath(run) for run in runs):
             raise ConfigError(f"--beside: {directory} is the directory of two runs")
-        runs[directory] = config_lib.replace(config, changes)
+        runs[directory] = changed
     return runs
 
 
@@ -157,6 +180,17 @@ def parse_seeds(texts: Sequence[str]) -> list[int]:
     return seeds
 
 
+def user_path(name: str) -> pathlib.Path:
+    """The path that a flag names, in which `~` is a home folder.
+
+    Raises:
+      DataError: nobody knows that home folder.
+    """
+    from darlr_jax.data import text
+
+    return text.user_path(name)
+
+
 def cache_directory(*parts: str) -> pathlib.Path:
     """--cache_dir, or the user's own cache folder, or a folder in it; it exists then.
 
@@ -166,7 +200,9 @@ def cache_directory(*parts: str) -> pathlib.Path:
       ConfigError: it cannot be created.
     """
     root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    cache = pathlib.Path(CACHE_DIR.value or pathlib.Path(root) / "darlr_jax")
+    cache = pathlib.Path(root) / "darlr_jax"
+    if CACHE_DIR.value:
+        cache = user_path(CACHE_DIR.value)
     path = cache.joinpath(*parts)
     try:
         for folder in (cache, path):  # a mode is for the last folder of a path alone
@@ -184,9 +220,9 @@ def prepare_dataset(config: DatasetConfig, *, download: bool = False) -> Dataset
     Raises:
       DataError: files are missing or malformed; names them and what to do.
     """
-    from darlr_jax.data import preparation, text
+    from darlr_jax.data import preparation
 
-    data_dir = text.user_path(DATA_DIR.value) if DATA_DIR.value else None
+    data_dir = user_path(DATA_DIR.value) if DATA_DIR.value else None
     folders = preparation.Folders(data_dir, cache_directory())
     return preparation.prepare(config, folders, say, download=download)
 

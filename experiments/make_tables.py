@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from absl import flags
 
+from darlr_jax.config import ConfigError
 from darlr_jax.files import replacing
 from darlr_jax.runs import claims
 from darlr_jax.runs.comparison import (
@@ -78,17 +79,42 @@ _BLOCK = re.compile(r"(<!-- (tables/\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 def main(argv: list[str]) -> None:
     """Writes the files of each group of runs, and names each."""
     del argv
-    root = pathlib.Path(RESULTS.value)
+    cli.require_runs_alone()
+    root, pages = cli.user_path(RESULTS.value), _read_pages()
     datasets = sorted(path.name for path in (root / "raw").glob("*") if path.is_dir())
     if not datasets:
         raise RunError(f"{root}/raw: no runs; copy run directories to DATASET/METHOD")
     made: dict[str, str] = {}
     for dataset in datasets:
         made |= files_of(root, dataset)
+    filled = {page: fill(text, made, str(page)) for page, text in pages.items()}
     for name, text in made.items():
         _write(root / name, text)
-    for page in map(pathlib.Path, PAGES_TO_FILL.value):
-        _write(page, fill(page.read_text("utf-8"), made, str(page)))
+    for page, text in filled.items():
+        _write(page, text)
+
+
+def _read_pages() -> dict[pathlib.Path, str]:
+    """The pages to fill, and what they hold.
+
+    Raises:
+      ConfigError: one cannot be read; or they are not said, and the runs are others
+        than those of the pages of this folder.
+    """
+    elsewhere = pathlib.Path(RESULTS.value) != pathlib.Path(RESULTS.default)
+    if elsewhere and not PAGES_TO_FILL.present:
+        raise ConfigError(
+            f"--results={RESULTS.value}: say which pages are to have its tables, with "
+            "--pages=PAGE,PAGE, or --pages= for none"
+        )
+    pages = {}
+    for page in map(cli.user_path, PAGES_TO_FILL.value):
+        try:
+            pages[page] = page.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "no UTF-8 text"
+            raise ConfigError(f"--pages={page}: cannot be read ({why})") from error
+    return pages
 
 
 def fill(text: str, made: Mapping[str, str], page: str) -> str:
@@ -119,7 +145,7 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
     """Path below `root` -> content, of all that is made of a group of runs."""
     group = read_group(root / "raw" / dataset)
     published = PublishedScores(root / "published")
-    tables = {f"{dataset}.md": _methods_table(group, root)}
+    tables = {f"{dataset}.md": _methods_table(group, published)}
     tables |= _paired_tables(group, published)
     tables[f"{dataset}_costs.md"] = f"{to_markdown(costs_table(group.runs))}\n"
     for second in SECONDS:
@@ -137,9 +163,8 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
     }
 
 
-def _methods_table(group: Group, root: pathlib.Path) -> str:
+def _methods_table(group: Group, published: PublishedScores) -> str:
     """Runs called as methods, or all, beside the published scores."""
-    published = pd.read_csv(root / "published" / "scores.csv")
     runs = group.methods or group.runs
     table = summary_table(runs, published).drop(columns=["data set", "max"])
     changes = own_changes(run.config for run in runs)
@@ -152,15 +177,20 @@ def _methods_table(group: Group, root: pathlib.Path) -> str:
 
 
 def _paired_tables(group: Group, published: PublishedScores) -> dict[str, str]:
-    """Methods and runs of no plan with intervals and pairs, and what is claimed."""
+    """Methods and runs of no plan with intervals and pairs, and what is claimed.
+
+    Nothing where every run is a row of a plan.
+    """
     outcomes, name = group.outcomes(AGAINST), group.name
-    table = comparison_table(group.dataset, outcomes, published)
+    if not outcomes:
+        return {}
+    table = comparison_table(outcomes, published)
     notes = _notes(group, [*group.methods, *group.others])
     made = {
         f"{name}_paired.md": _text(table, notes),
         f"{name}_paired.csv": to_csv(with_matrix(table, group.truth)),
     }
-    claimed = claims.claims_table(group.dataset, outcomes, published)
+    claimed = claims.claims_table(outcomes, published)
     if claimed is not None:
         made[f"{name}_claims.md"] = _text(claimed, [claims.NOTE])
     return made
@@ -190,7 +220,10 @@ def _repeats_table(group: Group, again: Group, second: Second) -> str:
         "[ ]: 95 % bootstrap interval."
     ]
     if "both" in table.columns:
-        notes.append("both: the pairs of the two; ± 95 % (t): half of Student's.")
+        notes.append(
+            "both: of each seed, or the mean of its two where it has two; ± 95 % (t): "
+            "half of Student's."
+        )
     return _text(table, notes)
 
 

@@ -22,7 +22,13 @@ from absl import flags
 
 from darlr_jax.config import ConfigError
 from darlr_jax.files import replacing
-from darlr_jax.runs.directory import Identity, RunDirectory, RunError, writing
+from darlr_jax.runs.directory import (
+    Identity,
+    RunDirectory,
+    RunError,
+    read_json,
+    writing,
+)
 from darlr_jax.runs.pieces import (
     Piece,
     joined_history,
@@ -48,24 +54,18 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run of all seeds.", flag_values=_FLAGS
 )
 _PROGRAM = "experiments.merge_seeds"
-_SAID_BY_RUNS = (
-    *(cli.DATASET, cli.TWIN, cli.TWIN_SCALE),
-    *(cli.METHOD, cli.EPOCHS, cli.OVERRIDES),
-)
 
 
 def main(argv: list[str]) -> None:
     """Flags -> pieces -> the run of all seeds."""
     del argv
-    for flag in _SAID_BY_RUNS:
-        if flag.present:
-            raise ConfigError(f"--{flag.name}: the runs say it themselves")
+    cli.require_runs_alone()
     if WORKDIR.value is None:
         raise ConfigError("--workdir: where the run of all seeds is to be")
-    workdir = pathlib.Path(WORKDIR.value)
-    if workdir.exists():
+    workdir = cli.user_path(WORKDIR.value)
+    if workdir.exists() and not _was_merged(workdir):
         raise RunError(f"{workdir}: exists already; choose another --workdir")
-    pieces = read_pieces(RUNS.value)
+    pieces = read_pieces([cli.user_path(path) for path in RUNS.value])
     config = pieces[0].identity.config
     cli.require_data_dir_is_read(config.dataset)
     cli.configure_jax()
@@ -84,22 +84,25 @@ def merge(
     Args:
       pieces: finished runs of one experiment.
       dataset: the data that they were made of.
-      workdir: where to; does not exist.
+      workdir: where to; it does not exist, or is what an earlier call has written.
       cache_dir: of fitted world models.
 
     Raises:
-      RunError: the data are others, a checkpoint cannot be read, or the run cannot be
-        written.
+      RunError: the data are others, a checkpoint cannot be read, the run cannot be
+        written, or `workdir` has another one.
     """
     from experiments import session
 
     identity = whole_identity(pieces)
     if dataset.sources != identity.data:
         raise RunError(f"{pieces[0].run.path}: was made of other data than these")
-    with writing(workdir), replacing(workdir) as temporary:
-        experiment = session.prepare(dataset, identity.config, cache_dir).experiment
-        _write(temporary, identity, pieces, _joined_states(pieces, experiment))
-    del experiment  # or its tables would be there twice, with those of the session
+    if not workdir.exists():
+        states = _joined_states(
+            pieces, session.prepare(dataset, identity.config, cache_dir).experiment
+        )
+        with writing(workdir), replacing(workdir) as temporary:
+            _write(temporary, identity, pieces, states)
+        del states  # or they would be there twice, with those of the session
     cli.say(f"{workdir}: seeds {', '.join(map(str, identity.seeds))}")
     session.train(
         {str(workdir): identity.config},
@@ -111,6 +114,12 @@ def merge(
         checkpoint_every=1,
         program=_PROGRAM,
     )
+
+
+def _was_merged(workdir: pathlib.Path) -> bool:
+    """Whether the run in `workdir` is of this program, which ends it if need be."""
+    record = RunDirectory(workdir).run_file
+    return record.exists() and _PROGRAM in read_json(record).get("command", [])
 
 
 def _write(

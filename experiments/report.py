@@ -14,10 +14,10 @@ import pathlib
 
 from absl import flags
 
-from darlr_jax.config import ConfigError
+from darlr_jax.config import ConfigError, nearest_name
 from darlr_jax.files import replacing
 from darlr_jax.runs.directory import writing
-from darlr_jax.runs.groups import read_group
+from darlr_jax.runs.groups import Group, read_group
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.report import results_report, run_report
 from experiments import cli
@@ -48,18 +48,35 @@ PUBLISHED = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
     """Flags -> page -> file, which it names."""
     del argv
+    cli.require_runs_alone()
     if bool(RUN.value) == bool(RESULTS.value):
         raise ConfigError("give either --run=DIR or --results=DIR")
-    published = PublishedScores(PUBLISHED.value)
-    folder = pathlib.Path(RUN.value or RESULTS.value or "")
+    published = PublishedScores(cli.user_path(PUBLISHED.value))
+    folder = cli.user_path(RUN.value or RESULTS.value or "")
     if RUN.value:
         page = run_report(folder, published)
     else:
-        page = results_report(read_group(folder), published, AGAINST.value)
-    target = pathlib.Path(OUTPUT.value or folder / "report.html")
+        group = read_group(folder)
+        page = results_report(group, published, against(group))
+    target = cli.user_path(OUTPUT.value or str(folder / "report.html"))
     with writing(target), replacing(target) as temporary:
         temporary.write_text(page, encoding="utf-8")
     print(f"{target} ({len(page.encode()) / 1000:,.0f} kB)")
+
+
+def against(group: Group) -> str:
+    """The run that the others are paired with; where it is not there, nothing is.
+
+    Raises:
+      ConfigError: --against was given, and there is no such run.
+    """
+    names = [run.name for run in (*group.methods, *group.others)]
+    if AGAINST.present and AGAINST.value not in names:
+        raise ConfigError(
+            f"--against={AGAINST.value}: no such run in {group.name}; "
+            f"{nearest_name(AGAINST.value, names)}"
+        )
+    return AGAINST.value
 
 
 if __name__ == "__main__":

@@ -19,14 +19,12 @@ what there is, in which the other rows say how far they are.
 from __future__ import annotations
 
 import pathlib
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 
-from darlr_jax import config as config_lib
 from darlr_jax.config import ConfigError
 from darlr_jax.files import replacing
 from darlr_jax.runs.comparison import Outcome, require_one_matrix
@@ -46,7 +44,13 @@ from darlr_jax.runs.jobs import (
 from darlr_jax.runs.plan_tables import plan_table, plan_texts
 from darlr_jax.runs.plans import TABLES, Plan, choose_rows, make_plan
 from darlr_jax.runs.plots import save_png
-from darlr_jax.runs.preemption import REQUEUE, Interrupted, StopRequest
+from darlr_jax.runs.preemption import (
+    INTERRUPTED,
+    REQUEUE,
+    Interrupted,
+    StopRequest,
+    wait,
+)
 from darlr_jax.runs.progress import clock
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.results import fit_of
@@ -103,10 +107,6 @@ PUBLISHED = flags.DEFINE_string(
     flag_values=_FLAGS,
 )
 
-_POLL_SECONDS = 0.2
-# How a run ends that was asked to stop; by the signal itself while it starts up.
-_INTERRUPTED = (REQUEUE, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1)
-
 
 def main(argv: list[str]) -> None:
     """Flags -> plan -> runs -> files. Exits with 75 where it was asked to stop."""
@@ -115,8 +115,9 @@ def main(argv: list[str]) -> None:
     plan = make_plan(TABLE.value, cli.DATASET.value)
     if ROWS.value:
         plan = choose_rows(plan, ROWS.value)
-    published = PublishedScores(PUBLISHED.value)
-    jobs = plan_jobs(plan, WORKDIR.value, overrides=_overrides(), options=_options())
+    published = PublishedScores(cli.user_path(PUBLISHED.value))
+    workdir = cli.user_path(WORKDIR.value)
+    jobs = plan_jobs(plan, workdir, overrides=_overrides(), options=_options())
     cli.require_data_dir_is_read(jobs[0].config.dataset)
     _announce(plan, jobs, seeds)
     if DRY_RUN.value:
@@ -128,7 +129,7 @@ def main(argv: list[str]) -> None:
             except Interrupted as interrupted:
                 cli.say(f"{interrupted}; the same command continues")
                 sys.exit(REQUEUE)
-    write_plan(plan, jobs, seeds, published, pathlib.Path(WORKDIR.value))
+    write_plan(plan, jobs, seeds, published, workdir)
 
 
 def run_jobs(
@@ -150,8 +151,8 @@ def run_jobs(
         epochs = group[0].config.training.epochs
         said = dict.fromkeys(state.describe(epochs) for state in states)
         cli.say(f"\n{where}: {', '.join(said)}")
-        status = _wait(_start(group), stop)
-        if status in _INTERRUPTED:
+        status = wait(_start(group), stop)
+        if status in INTERRUPTED:
             raise Interrupted(f"{stop.reason or 'interrupted'}: stopped in {where}")
         if status != 0:
             raise RunError(
@@ -227,16 +228,10 @@ def _overrides() -> dict[str, object]:
     """What the flags set in every row."""
     if cli.METHOD.present:
         raise ConfigError(f"--method={cli.METHOD.value}: choose rows, by --rows")
-    changes = config_lib.parse_overrides(cli.OVERRIDES.value)
+    changes = cli.settings()
     for path in ("method", "dataset.name"):
         if path in changes:
             raise ConfigError(f"--set={path}=...: rows and --dataset decide it")
-    if cli.TWIN.value:
-        changes = {"dataset.twin": True} | changes
-    if cli.TWIN_SCALE.value is not None:
-        changes = {"dataset.twin_scale": cli.TWIN_SCALE.value} | changes
-    if cli.EPOCHS.value is not None:
-        changes = {"training.epochs": cli.EPOCHS.value} | changes
     return changes
 
 
@@ -261,21 +256,6 @@ def _ground_truth(job: Job) -> str | None:
 
 def _start(group: Sequence[Job]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command(group[0], sys.executable, group[1:]))
-
-
-def _wait(process: subprocess.Popen[bytes], stop: StopRequest) -> int:
-    """The exit status of `process`, which is told when `stop` asks.
-
-    By SIGTERM: a second SIGINT, after that of a terminal, would end it at once.
-    """
-    told = False
-    while True:
-        try:
-            return process.wait(_POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            if stop.reason is not None and not told:
-                process.terminate()
-                told = True
 
 
 def _acknowledge(name: str) -> None:

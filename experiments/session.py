@@ -29,7 +29,7 @@ from darlr_jax.world_model.ensemble import FitState, fit_ensemble
 from darlr_jax.world_model.tables import predict_tables
 from experiments import diagnosis
 from experiments.cli import say
-from experiments.training import train_runs
+from experiments.training import Trained, train_runs
 
 _SILENCE = 10.0  # seconds of a long epoch after which something is said
 
@@ -62,6 +62,7 @@ def train(
 
     Raises:
       Interrupted: `stop` asked; whole epochs are kept, those of the world model too.
+      FloatingPointError: no seed of a run is left; the other runs have been finished.
     """
     stop = stop or StopRequest()
     config = next(iter(runs.values()))
@@ -86,7 +87,8 @@ def train(
             f"{dataset.name}: {dataset.num_users} users x {dataset.num_items} items, "
             f"{len(dataset.log):,} logged; evaluation pays: {dataset.ground_truth}"
         )
-        experiment, tables, report = prepare(dataset, config, cache_dir, stop)
+        prepared = prepare(dataset, config, cache_dir, stop)
+        experiment, tables, report = prepared
         if tables is not None:
             calibration = diagnosis.plain(calibration_report(dataset, tables))
         for run in directories:
@@ -96,11 +98,22 @@ def train(
                 write_json(run.calibration, calibration)
         trained = train_runs(directories, experiment, seeds, checkpoint_every, stop)
         for run, part in zip(directories, trained, strict=True):
-            diagnosis.write_estimates(run, experiment, dataset, tables, part)
-            run.update(
-                peak_memory_mib={"host": host_peak_mib(), "device": device_peak_mib()}
-            )
-            _report(run, dataset, run.identity.config, len(seeds))
+            if part.failure is None:
+                _finish(run, dataset, prepared, part)
+        for part in trained:
+            if part.failure is not None:
+                raise part.failure
+
+
+def _finish(
+    run: RunDirectory, dataset: Dataset, prepared: Prepared, trained: Trained
+) -> None:
+    """Measures and reports a trained run, and lets its directory go."""
+    experiment, tables, _ = prepared
+    diagnosis.write_estimates(run, experiment, dataset, tables, trained)
+    run.update(peak_memory_mib={"host": host_peak_mib(), "device": device_peak_mib()})
+    _report(run, dataset, run.identity.config, len(run.identity.seeds))
+    run.close()
 
 
 def _report(

@@ -3,7 +3,7 @@ r"""Trains a method on a data set, evaluates every epoch and reports.
     python -m experiments.train --dataset=coat --data_dir=DIR --method=darlr \
         --seeds=0,1,2 --epochs=200 --workdir=runs/coat_darlr --set=selector.k_sel=20
 
-All seeds train side by side in one compiled program. The same command continues a run
+All seeds train in one compiled program. The same command continues a run
 that was interrupted, with the same numbers; one that was killed loses at most the epoch
 under way, or as many as --checkpoint_every says; of the world model the epoch under
 way. A seed whose metrics are not finite is marked in run.json and ends; the others go
@@ -35,7 +35,7 @@ from experiments import cli
 
 flags.adopt_module_key_flags(cli)  # so that --help lists them
 
-SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, trained side by side.")
+SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, trained in one program.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run directory; runs/DATASET_METHOD if not given."
 )
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
     config = cli.experiment_config()  # before JAX is imported: mistakes answer at once
     seeds = cli.parse_seeds(SEEDS.value)
     workdir = WORKDIR.value or f"runs/{config.dataset.name}_{config.method}"
-    runs = cli.runs_beside(config, workdir, BESIDE.value)
+    runs = cli.runs_beside(config, str(cli.user_path(workdir)), BESIDE.value)
     with StopRequest(MAX_SECONDS.value, on_signal=_acknowledge) as stop:
         try:
             _train(runs, seeds, stop)

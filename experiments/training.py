@@ -28,9 +28,10 @@ from darlr_jax.experiment import (
 from darlr_jax.runs.checkpoint import Checkpointer
 from darlr_jax.runs.directory import RunDirectory
 from darlr_jax.runs.journal import Journal
+from darlr_jax.runs.memory import memory_of_device
 from darlr_jax.runs.preemption import StopRequest
 from darlr_jax.runs.progress import Progress, clock
-from darlr_jax.runs.storage import memory_of_device, require_space
+from darlr_jax.runs.storage import require_space
 from darlr_jax.training.program import coefficients_of
 from darlr_jax.types import Coefficients
 from experiments.cli import say
@@ -47,6 +48,7 @@ class Trained(NamedTuple):
     states: Any  # [S]
     live: Mapping[int, int]  # position in S -> seed, of those that have not failed
     coefficients: Coefficients
+    failure: FloatingPointError | None  # of the last seed, before that epoch
 
 
 def train_runs(
@@ -70,7 +72,8 @@ def train_runs(
 
     Raises:
       Interrupted: `stop` asked; whole epochs are kept.
-      FloatingPointError: no seed of a run is left; the other runs have been trained.
+      FloatingPointError: no seed of the only run is left. One of several ends by
+        itself, and says so in what is returned.
     """
     total = experiment.learner.config.training.epochs
     with contextlib.ExitStack() as stack:
@@ -86,9 +89,7 @@ def train_runs(
             if any(part.done < goal for part in side_by_side if part.goes_on(total)):
                 done = min(part.done for part in side_by_side)
                 stop.check(f"after epoch {done} of {total}, nothing is lost")
-        for part in parts:
-            part.raise_failure()
-        return [Trained(part.states, part.live, part.coefficients) for part in parts]
+        return [part.trained() for part in parts]
 
 
 def _train_to(
@@ -208,10 +209,9 @@ class Part:
         if self._failure is None and self.done > stored:
             self._checkpoints.save(states, self.done, self._score)
 
-    def raise_failure(self) -> None:
-        """Raises what ended the run, if anything did."""
-        if self._failure is not None:
-            raise self._failure
+    def trained(self) -> Trained:
+        """What has become of the run."""
+        return Trained(self.states, self.live, self.coefficients, self._failure)
 
 
 class _Training:

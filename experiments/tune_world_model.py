@@ -11,7 +11,8 @@ or of a default grid, beside what --set says, and each at every number of epochs
 --longest. They are fitted to a part of the *training* log and judged by the rest of it,
 which is drawn at random user by user, --splits times. The data set's own held-out
 log (on Coat the ratings of random items) and its test matrix belong to the evaluation;
-splits have neither.
+splits have neither. On KuaiRec alone the labels of the log are, as published, in units
+of both matrices; with --set=dataset.kuairec.label_statistics=log they are of the log.
 
 The criterion, fixed before anything was fitted, is the **pair accuracy**: of two
 held-out rows of one user that were rated unequally, how often is the better one
@@ -62,7 +63,11 @@ SPLIT_SEED = flags.DEFINE_integer(
     "split_seed", 0, "Seed of the first split; the others follow.", lower_bound=0
 )
 LONGEST = flags.DEFINE_integer(
-    "longest", 8, "Epochs that every candidate is fitted for.", lower_bound=1
+    "longest",
+    8,
+    "Epochs that every candidate is fitted for; more where world_model.epochs is, with "
+    "which all are compared.",
+    lower_bound=1,
 )
 VARY = flags.DEFINE_multi_string(
     "vary",
@@ -87,7 +92,7 @@ def main(argv: list[str]) -> None:
     from darlr_jax.runs import selection
     from darlr_jax.runs.directory import writing
 
-    folder = pathlib.Path(OUTPUT.value or f"runs/{config.dataset.name}_world_models")
+    folder = cli.user_path(OUTPUT.value or f"runs/{config.dataset.name}_world_models")
     with writing(folder):  # before any work
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -20,7 +20,6 @@ import os
 import pathlib
 import queue
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,12 +28,16 @@ from typing import NamedTuple
 from absl import app, flags
 
 from darlr_jax import config as config_lib
+from darlr_jax.data.dataset import DataError
+from darlr_jax.data.text import user_path
 from darlr_jax.presets import preset
-from darlr_jax.runs.preemption import REQUEUE, Interrupted, StopRequest
-
-# How a run ends that was asked to stop; by the signal itself while it starts up.
-_INTERRUPTED = (REQUEUE, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1)
-_POLL_SECONDS = 0.2
+from darlr_jax.runs.preemption import (
+    INTERRUPTED,
+    REQUEUE,
+    Interrupted,
+    StopRequest,
+    wait,
+)
 
 # As a program the flags are the process's own. Imported they stay private, because the
 # programs under experiments/ have flags of the same names.
@@ -88,6 +91,7 @@ def expand(
     workdir: str | os.PathLike[str],
     *,
     data_dir: str | None = None,
+    epochs: int | None = None,
     options: Sequence[str] = (),
     overrides: Sequence[str] = (),
     sweep: Mapping[str, Sequence[str]] | None = None,
@@ -99,15 +103,18 @@ def expand(
       datasets: names of data sets.
       workdir: parent of the run directories.
       data_dir: folder of official files; runs whose data set has none do not get it.
+      epochs: of each run; as the preset says if None.
       options: further flags that each run gets, as "--seeds=0,1".
       overrides: FIELD=VALUE, for each run.
       sweep: field -> values; the run directory carries the value in its name.
 
     Raises:
       ConfigError: a data set, method or field does not exist, or a field cannot have
-        its value.
+        its value, or is given another one beside it.
     """
     sweep = sweep or {}
+    if epochs is not None:
+        options = [*options, f"--epochs={epochs}"]
     jobs = []
     for dataset, method, *values in itertools.product(
         datasets, methods, *sweep.values()
@@ -115,10 +122,14 @@ def expand(
         swept = [f"{field}={value}" for field, value in zip(sweep, values, strict=True)]
         settings = [*overrides, *swept]
         # Each run checks this too, but the last one only when the others are done.
-        config = config_lib.replace(
-            preset(dataset, method), config_lib.parse_overrides(settings)
-        )
+        changes = config_lib.parse_overrides(settings)
+        config = config_lib.replace(preset(dataset, method), changes)
         config_lib.validate(config)
+        if epochs is not None and changes.get("training.epochs", epochs) != epochs:
+            raise config_lib.ConfigError(
+                f"--epochs={epochs}: training.epochs={changes['training.epochs']} says "
+                "something else; give one of them"
+            )
         reads_folder = data_dir is not None and config.dataset.has_published_files
         directory = pathlib.Path(workdir, "__".join([f"{dataset}_{method}", *swept]))
         command = [
@@ -158,7 +169,7 @@ def run(
 
     After a failure or an interruption no further job begins; those under way are waited
     for. Side by side, the output of a job goes to a file beside its run directory,
-    WORKDIR.log.
+    WORKDIR.log, after that of earlier sessions.
 
     Raises:
       Interrupted: no job failed, but some were interrupted, or `stop` asked before all
@@ -181,7 +192,7 @@ def run(
             status = _run_job(job, share, stop, log=parallel > 1)
         finally:
             shares.put(share)
-        if status in _INTERRUPTED:
+        if status in INTERRUPTED:
             interrupted.append(job)
         elif status != 0:
             failed.append(job)
@@ -201,29 +212,14 @@ def _run_job(job: Job, cores: set[int], stop: StopRequest, *, log: bool) -> int:
         os.sched_setaffinity(0, cores)
     environment = os.environ | ({"OMP_NUM_THREADS": str(len(cores))} if cores else {})
     if not log:
-        return _wait(subprocess.Popen(job.command, env=environment), stop)
+        return wait(subprocess.Popen(job.command, env=environment), stop)
     file = job.workdir.with_name(job.workdir.name + ".log")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "w", encoding="utf-8") as stream:
+    with open(file, "a", encoding="utf-8") as stream:
         process = subprocess.Popen(
             job.command, env=environment, stdout=stream, stderr=subprocess.STDOUT
         )
-        return _wait(process, stop)
-
-
-def _wait(process: subprocess.Popen[bytes], stop: StopRequest) -> int:
-    """The exit status of `process`, which is told when `stop` asks.
-
-    By SIGTERM: a second SIGINT, after that of a terminal, would end it at once.
-    """
-    told = False
-    while True:
-        try:
-            return process.wait(_POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            if stop.reason is not None and not told:
-                process.terminate()
-                told = True
+        return wait(process, stop)
 
 
 def _shares_of_cores(parallel: int) -> Iterator[set[int]]:
@@ -244,20 +240,18 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) > 1:
         print(f"unexpected argument: {argv[1]}", file=sys.stderr)
         return 2
-    options = [f"--seeds={_SEEDS.value}"]
-    if _EPOCHS.value is not None:
-        options.append(f"--epochs={_EPOCHS.value}")
     try:
         jobs = expand(
             _METHODS.value,
             _DATASETS.value,
-            _WORKDIR.value,
+            user_path(_WORKDIR.value),
             data_dir=_DATA_DIR.value,
-            options=options,
+            epochs=_EPOCHS.value,
+            options=[f"--seeds={_SEEDS.value}"],
             overrides=_SET.value,
             sweep=parse_sweep(_GRID.value),
         )
-    except config_lib.ConfigError as error:
+    except (config_lib.ConfigError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
     for job in jobs:

@@ -167,10 +167,6 @@ class Checkpointer:
         epoch = self.latest_epoch()
         return None if epoch is None else self._directory / str(epoch)
 
-    def best_epoch(self) -> int | None:
-        """The stored epoch with the highest score, None where none has one."""
-        return _best(self._stored(), self._scores)
-
     def wait(self) -> None:
         """Returns when nothing is being written any more.
 

@@ -6,12 +6,13 @@ is paired by seed, so that its interval says what a single pair of runs cannot.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from darlr_jax.runs.comparison import Outcome, paired, same_exit_rule
+from darlr_jax.runs.comparison import Outcome, paired
 from darlr_jax.runs.published import PublishedScores
 
 
@@ -37,21 +38,21 @@ CLAIMS = (  # what the tables of DARLR, ROLeR and DORL are read for
     Claim("mbpo", "ucb", "planning, against a bandit"),
     Claim("mbpo", "epsilon_greedy", "the same"),
     Claim("gt", "mbpo", "what the true reward would give"),
-    Claim("gt", "darlr", "what DARLR leaves of that"),
+    Claim("gt", "darlr", "what DARLR misses of that"),
 )
 
 NOTE = (
     "Published: differences of single runs. Here: of all users, paired by seed, over "
-    "the epochs that both rows have, with a bootstrap interval of 95 %; ± (t): half of "
-    "Student's, by which the verdicts go. *Reproduced*: the interval holds the "
-    "published difference, and not zero; *open*: it holds both; *direction only*: "
-    "neither, on the published side of zero; *not found*: it holds zero, and not the "
-    "published difference; *reversed*: neither, on the other side."
+    "the epochs that both rows have; [ ]: 95 % bootstrap interval; ± (t): half of "
+    "Student's, which decides the verdict. *Reproduced*: Student's interval holds the "
+    "published difference and not zero. *Open*: it holds both. *Not found*: it holds "
+    "zero and not the published difference. *Direction only* and *reversed*: it holds "
+    "neither, and lies on the published or on the other side of zero."
 )
 
 
 def claims_table(
-    dataset: str, outcomes: Sequence[Outcome], published: PublishedScores
+    outcomes: Sequence[Outcome], published: PublishedScores
 ) -> pd.DataFrame | None:
     """One row a claim of which both methods have run and were published.
 
@@ -59,7 +60,6 @@ def claims_table(
     and so are runs of twins, and pairs of runs without a common seed.
 
     Args:
-      dataset: of the runs.
       outcomes: finished runs; those called as their methods are looked at.
       published: the scores.
 
@@ -73,7 +73,8 @@ def claims_table(
     scores = {
         name: score
         for name, outcome in methods.items()
-        if (score := _published(dataset, outcome, published)) is not None
+        if outcome.metrics is not None
+        and not math.isnan(score := published.score(name, outcome.config))
     }
     rows = [
         row
@@ -103,23 +104,11 @@ def verdict(published: float, difference: float, half_width: float) -> str:
     return "direction only" if (difference > 0) == (published > 0) else "reversed"
 
 
-def _published(
-    dataset: str, outcome: Outcome, published: PublishedScores
-) -> float | None:
-    config = outcome.config
-    if config.dataset.twin or outcome.metrics is None:
-        return None
-    found = published.find(dataset, config.method, config.environment.exit_window)
-    if found is None or not same_exit_rule(config, found):
-        return None
-    return found.score
-
-
 def _row(
     claim: Claim, methods: Mapping[str, Outcome], scores: Mapping[str, float]
 ) -> dict[str, Any] | None:
     first, second = methods[claim.first].metrics, methods[claim.second].metrics
-    assert first is not None and second is not None  # `_published` saw to it
+    assert first is not None and second is not None  # or they had no score
     pair = paired(first, second)
     if pair is None:
         return None

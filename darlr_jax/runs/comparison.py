@@ -7,7 +7,7 @@ is; one of a single seed says "1 seed"; one that failed stops the table.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -16,7 +16,7 @@ from darlr_jax.config import ExperimentConfig
 from darlr_jax.runs.directory import RunError
 from darlr_jax.runs.fields import own_changes
 from darlr_jax.runs.plans import Row
-from darlr_jax.runs.published import Published, PublishedScores
+from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.results import (
     ALL_USERS,
     SCORE,
@@ -50,6 +50,10 @@ class Outcome(NamedTuple):
     state: str  # and how far it is
     fit: str | None = None  # of its world model, as of `results.fit_of`
 
+    def in_print(self, published: PublishedScores) -> float:
+        """The published score that may stand beside it; NaN where none may."""
+        return published.score(self.row.published_as, self.config)
+
 
 def outcomes_of(runs: Sequence[FinishedRun], against: str | None) -> list[Outcome]:
     """Runs as rows, called by their names and compared with one of them.
@@ -67,7 +71,7 @@ def outcomes_of(runs: Sequence[FinishedRun], against: str | None) -> list[Outcom
 
 
 def comparison_table(
-    dataset: str, outcomes: Sequence[Outcome], published: PublishedScores
+    outcomes: Sequence[Outcome], published: PublishedScores
 ) -> pd.DataFrame:
     """One row a row of a plan.
 
@@ -78,8 +82,7 @@ def comparison_table(
       random numbers), over all epochs and of the final policy; length; R_each; the
       paired difference of "all users" to the row of "against", over the epochs that
       both have; how many of the common seeds are ahead; the probability of
-      improvement; and the published score, its exit window where it is another, and
-      how far ours is from it.
+      improvement; and the published score, and how far ours is from it.
     """
     by_name = {outcome.row.name: outcome for outcome in outcomes}
     rows = []
@@ -91,7 +94,7 @@ def comparison_table(
         else:
             row |= _scores(outcome.metrics)
             row |= _pairing(outcome.row, outcome.metrics, by_name)
-        rows.append(row | _beside(outcome, dataset, published))
+        rows.append(row | _beside(outcome, published))
     return _without_empty(pd.DataFrame(rows))
 
 
@@ -125,8 +128,8 @@ class Pair(NamedTuple):
     epochs: int  # compared
 
     @property
-    def differences(self) -> list[float]:
-        """First less second, of the common seeds in order."""
+    def differences(self) -> dict[int, float]:
+        """Seed -> first less second, of the common seeds in order."""
         return _differences(self.first, self.second)
 
 
@@ -140,8 +143,8 @@ def paired(first: pd.DataFrame, second: pd.DataFrame) -> Pair | None:
         first=ours,
         second=theirs,
         difference=paired_difference(ours, theirs),
-        half_width=mean_and_interval(differences)[1],
-        ahead=f"{sum(value > 0 for value in differences)} of {len(differences)}",
+        half_width=mean_and_interval([*differences.values()])[1],
+        ahead=_ahead(differences.values()),
         epochs=min(int(first["epoch"].max()), int(second["epoch"].max())),
     )
 
@@ -153,9 +156,13 @@ def _pair_of(name: str, other: str, metrics: Mapping[str, pd.DataFrame]) -> Pair
     return paired(metrics[name], metrics[other])
 
 
-def _differences(first: dict[int, float], second: dict[int, float]) -> list[float]:
+def _differences(first: dict[int, float], second: dict[int, float]) -> dict[int, float]:
     common = sorted(first.keys() & second.keys())
-    return [first[seed] - second[seed] for seed in common]
+    return {seed: first[seed] - second[seed] for seed in common}
+
+
+def _ahead(differences: Collection[float]) -> str:
+    return f"{sum(value > 0 for value in differences)} of {len(differences)}"
 
 
 def repeats_table(
@@ -176,8 +183,9 @@ def repeats_table(
     Returns:
       A row each run of both of which there is something to say, of all users, paired by
       seed, over the epochs that are compared, those that all have: its difference, that
-      of the repeat, and that of both as so many more seeds, with half of Student's
-      interval; and by how much the repeat itself differs, where it has the same seeds.
+      of the repeat, and that of both, with half of Student's interval; and by how much
+      the repeat itself differs, where it has the same seeds. A seed that is in both
+      counts once in "both" and "ahead", with the mean of its two differences.
     """
     rows = []
     for name in (name for name in runs if name in again):
@@ -196,10 +204,10 @@ def repeats_table(
         if first is None and moved is None:
             continue  # it is what is subtracted, with other seeds
         if first is not None and second is not None:
-            both = [*first.differences, *second.differences]
+            both = pd.DataFrame([first.differences, second.differences]).mean()
             row |= {f"less {against}": first.difference, heading: second.difference}
             row["both"], row["± 95 % (t)"] = mean_and_interval(both)
-            row["ahead"] = f"{sum(value > 0 for value in both)} of {len(both)}"
+            row["ahead"] = _ahead(both)
         row["again less first"] = None if moved is None else moved.difference
         rows.append(row)
     return _without_empty(pd.DataFrame(rows))
@@ -210,33 +218,32 @@ def _up_to(epochs: int, metrics: Mapping[str, pd.DataFrame]) -> dict[str, pd.Dat
     return {name: rows[rows["epoch"] <= epochs] for name, rows in metrics.items()}
 
 
-def where_it_helps(outcomes: Sequence[Outcome], table: pd.DataFrame) -> list[str]:
+def where_it_helps(outcomes: Sequence[Outcome]) -> list[str]:
     """For each line of a figure: at which places it is above its pair, and where below.
 
-    By the paired interval alone; what it holds zero for is neither. One sentence a
-    line, none where nothing is paired.
+    By Student's interval of the paired differences, the safer one of few seeds; what it
+    holds zero for is neither. One sentence a line, none where nothing is paired.
     """
-    if "difference" not in table.columns:
-        return []
-    differences = dict(zip(table["row"], table["difference"], strict=True))
+    metrics = {o.row.name: o.metrics for o in outcomes if o.metrics is not None}
     sentences = []
     for series in dict.fromkeys(o.row.series for o in outcomes if o.row.against):
         places: dict[str, list[str]] = {"better": [], "worse": [], "undecided": []}
-        for outcome in (o for o in outcomes if o.row.series == series):
-            found = differences[outcome.row.name]
-            if isinstance(found, Interval) and outcome.row.x is not None:
-                places[_verdict(found)].append(f"{outcome.row.x:g}")
+        for row in (o.row for o in outcomes if o.row.series == series):
+            pair = _against_its_pair(row, metrics)
+            if pair is not None and row.x is not None:
+                places[_verdict(pair)].append(f"{row.x:g}")
         said = [f"{word} at {', '.join(at)}" for word, at in places.items() if at]
         if said:
-            sentences.append(f"{series}, against its pair: {'; '.join(said)}.")
+            sentences.append(
+                f"{series}, against its pair, by Student's interval: {'; '.join(said)}."
+            )
     return sentences
 
 
-def same_exit_rule(config: ExperimentConfig, found: Published) -> bool:
-    """Whether a published run let users leave as `config` does."""
-    environment = config.environment
-    fires = environment.exit_rule == "tags" or environment.exit_threshold > 0
-    return not fires or environment.exit_window == found.exit_window
+def _against_its_pair(row: Row, metrics: Mapping[str, pd.DataFrame]) -> Pair | None:
+    if row.against is None or row.name not in metrics:
+        return None
+    return _pair_of(row.name, row.against, metrics)
 
 
 def interval(scores: pd.Series, statistic: Any = None) -> Interval:
@@ -273,8 +280,8 @@ def refits(fits: Iterable[tuple[str, ExperimentConfig, str | None]]) -> list[str
     for model in models.values():
         largest = max(model.values(), key=len)
         sentences += [
-            f"On another fit of the same world model than its rows that are named "
-            f"nowhere here (machines round differently): {', '.join(names)}."
+            f"On another fit of the world model that most rows have, made on another "
+            f"machine, which rounds differently: {', '.join(names)}."
             for names in model.values()
             if names is not largest
         ]
@@ -333,24 +340,11 @@ def _pairing(
     }
 
 
-def _beside(
-    outcome: Outcome, dataset: str, published: PublishedScores
-) -> dict[str, Any]:
+def _beside(outcome: Outcome, published: PublishedScores) -> dict[str, Any]:
     """The published run, unless the row changes more than the exit window."""
-    found, window = None, outcome.config.environment.exit_window
-    if outcome.row.published_as is not None and not outcome.config.dataset.twin:
-        found = published.find(dataset, outcome.row.published_as, window)
-    if found is None:
-        return {"published": math.nan, "its N": "", "less published": math.nan}
-    metrics = outcome.metrics
+    score, metrics = outcome.in_print(published), outcome.metrics
     ours = math.nan if metrics is None else float(published_score(metrics).mean())
-    return {
-        "published": found.score,
-        "its N": ""
-        if same_exit_rule(outcome.config, found)
-        else str(found.exit_window),
-        "less published": ours - found.score,
-    }
+    return {"published": score, "less published": ours - score}
 
 
 def _without_empty(table: pd.DataFrame) -> pd.DataFrame:
@@ -364,10 +358,11 @@ def _without_empty(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=empty)
 
 
-def _verdict(difference: Interval) -> str:
-    if difference.above_zero:
-        return "better"
-    return "worse" if difference.below_zero else "undecided"
+def _verdict(pair: Pair) -> str:
+    """A single seed, whose half width is not-a-number, decides nothing."""
+    if not abs(pair.difference.value) > pair.half_width:
+        return "undecided"
+    return "better" if pair.difference.value > 0 else "worse"
 
 
 def _by_seed(scores: pd.Series) -> dict[int, float]:

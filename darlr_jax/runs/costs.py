@@ -21,7 +21,7 @@ class Costs(NamedTuple):
     transitions_per_second: float | None  # at that pace
     host_mib: float | None  # most at a time, of any session
     device_mib: float | None
-    side_by_side: int  # runs in one program, whose seconds are of all of them
+    side_by_side: int  # most runs in one program, whose seconds are of all of them
 
 
 def costs_of(record: Mapping[str, Any], metrics: pd.DataFrame) -> Costs:
@@ -47,7 +47,7 @@ def costs_of(record: Mapping[str, Any], metrics: pd.DataFrame) -> Costs:
         transitions_per_second=pace,
         host_mib=_peak(sessions, "host"),
         device_mib=_peak(sessions, "device"),
-        side_by_side=int(record.get("side_by_side", 1)),
+        side_by_side=max(int(session.get("side_by_side", 1)) for session in sessions),
     )
 
 
@@ -58,10 +58,14 @@ def costs_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
       Columns: row; seeds; epochs; seconds of an epoch of all seeds (median); hours of
       that many epochs at this pace, which leaves out what suspended a run, and hours by
       the clock; seconds of compilation; thousand transitions a second; most memory of
-      the process and of the device, in MiB; the device. Not-a-number where a run does
-      not say, and for the pace of what makes no transitions.
+      the process and of the device, in MiB; the device; and, where any run shared its
+      program, how many runs did at most, of all of which its seconds and hours are.
+      Not-a-number where a run does not say, and for the pace of what makes no
+      transitions.
     """
-    return pd.DataFrame([_row(run) for run in runs])
+    table = pd.DataFrame([_row(run) for run in runs])
+    shared = (table["side by side"] > 1).any()
+    return table if shared else table.drop(columns="side by side")
 
 
 def _row(run: FinishedRun) -> dict[str, Any]:
@@ -79,6 +83,7 @@ def _row(run: FinishedRun) -> dict[str, Any]:
         "process MiB": _number(costs.host_mib),
         "device MiB": _number(costs.device_mib),
         "device": _device(run.record.get("device") or {}),
+        "side by side": costs.side_by_side,
     }
 
 

@@ -159,13 +159,15 @@ class RunDirectory:
         Raises:
           RunError: another process writes to it; it holds another experiment (which
             fields differ), files of something else, or nothing where a run must be
-            resumed. Nothing has been written then.
+            resumed. Nothing but the lock has been written then.
         """
         resume = Resume(resume)
         if overwrite and resume is Resume.MUST:
             raise RunError("--overwrite and --resume=must contradict each other")
         run = cls(path)
         run.identity = Identity(config, [int(s) for s in seeds], dict(data_hashes))
+        if resume is Resume.MUST and not run.has_begun():
+            raise RunError(f"{run.path}: no run to resume; drop --resume=must")
         run._acquire_lock()
         try:
             for folder in (run.path, run.failed):
@@ -175,7 +177,7 @@ class RunDirectory:
                 earlier["status"] = "killed"  # or it would have the lock still
             run._record = describe_session(seeds, command, data_hashes)
             if earlier is not None:
-                run._require_same_experiment(earlier)
+                run._require_same_experiment()
                 for name, default in OF_THE_RUN.items():
                     run._record[name] = earlier.pop(name, default)
                 history = earlier.pop("earlier_sessions", [])
@@ -218,6 +220,29 @@ class RunDirectory:
         if not isinstance(status, str):
             raise RunError(f"{self.run_file}: has no status")
         return "killed" if status == "running" and not self._in_use() else status
+
+    def has_begun(self) -> bool:
+        """Whether there is a run, or files of something else.
+
+        A run that was killed between its first two files has left its configuration
+        alone: it has not begun.
+        """
+        if not self.path.is_dir():
+            return False
+        names = {entry.name for entry in self.path.iterdir() if entry.name[0] != "."}
+        return not names <= {self.config_file.name}
+
+    def epochs_done(self) -> int:
+        """The epoch of the last whole row of metrics.csv, 0 without any.
+
+        Raises:
+          RunError: metrics.csv cannot be read.
+        """
+        if not self.metrics_csv.exists():
+            return 0
+        lines = read_text(self.metrics_csv).split("\n")[:-1]
+        cells = lines[-1].split(",") if lines else []
+        return int(cells[1]) if len(cells) > 1 and cells[1].isdecimal() else 0
 
     def close(self, status: str = "finished") -> None:
         """Notes how the run ended and lets other processes have the directory.
@@ -300,10 +325,10 @@ class RunDirectory:
     def _earlier_session(
         self, resume: Resume, overwrite: bool
     ) -> dict[str, Any] | None:
-        """run.json of the run that the directory holds, None in an empty directory."""
-        if all(entry.name.startswith(".") for entry in self.path.iterdir()):
-            if resume is Resume.MUST:
-                raise RunError(f"{self.path}: no run to resume; drop --resume=must")
+        """run.json of the run that the directory holds, None where none has begun."""
+        if not self.has_begun():
+            if self.config_file.exists() and not overwrite:
+                load_config(self.path)  # or it is a file of something else
             return None
         if not self.config_file.exists():
             raise RunError(
@@ -319,28 +344,17 @@ class RunDirectory:
             return None
         return read_json(self.run_file)
 
-    def _require_same_experiment(self, earlier: Mapping[str, Any]) -> None:
-        before = Identity(
-            load_config(self.path), earlier.get("seeds", []), earlier.get("data", {})
-        )
-        differences = self.identity.differences(before)
+    def _require_same_experiment(self) -> None:
+        differences = self.identity.differences(load_identity(self.path))
         if differences:
             raise RunError(
                 f"{self.path}: holds another experiment ({'; '.join(differences)}); "
                 "choose another --workdir, or --overwrite to replace it"
             )
 
-        done, epochs = self._epochs_done(), self.identity.config.training.epochs
+        done, epochs = self.epochs_done(), self.identity.config.training.epochs
         if done > epochs:
             raise RunError(f"{self.path}: has {done} epochs already; --epochs is fewer")
-
-    def _epochs_done(self) -> int:
-        """The epoch of the last whole row of metrics.csv, 0 without any."""
-        if not self.metrics_csv.exists():
-            return 0
-        lines = read_text(self.metrics_csv).split("\n")[:-1]
-        cells = lines[-1].split(",") if lines else []
-        return int(cells[1]) if len(cells) > 1 and cells[1].isdecimal() else 0
 
     def _remove_files(self) -> None:
         # Only what runs write: the user may keep notes beside them.
@@ -367,6 +381,16 @@ def load_config(path: str | os.PathLike[str]) -> ExperimentConfig:
         raise RunError(
             f"{file}: not a configuration of this version ({error})"
         ) from error
+
+
+def load_identity(path: str | os.PathLike[str]) -> Identity:
+    """What the run in the directory `path` is.
+
+    Raises:
+      RunError: config.json or run.json is missing, malformed, or of another version.
+    """
+    record = read_json(RunDirectory(path).run_file)
+    return Identity(load_config(path), record.get("seeds", []), record.get("data", {}))
 
 
 def describe_session(
@@ -442,10 +466,19 @@ def writing(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        intact = ", the last checkpoint is intact" * _is_of_a_kept_run(path)
         raise RunError(
             f"{path}: cannot be written to ({error.strerror}); mend that and run the "
-            "same command again, the last checkpoint is intact"
+            f"same command again{intact}"
         ) from error
+
+
+def _is_of_a_kept_run(path: pathlib.Path) -> bool:
+    """Whether `path` lies in a run directory that has a checkpoint."""
+    with contextlib.suppress(OSError):  # the disk may be gone
+        stored = RunDirectory(path.parent).checkpoints.glob("*")
+        return any(entry.name.isdecimal() for entry in stored)
+    return False
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

@@ -10,16 +10,10 @@ import numpy as np
 import pandas as pd
 
 from darlr_jax.runs import plots
-from darlr_jax.runs.comparison import (
-    Outcome,
-    interval,
-    paired_scores,
-    same_exit_rule,
-)
+from darlr_jax.runs.comparison import Outcome, interval, paired
 from darlr_jax.runs.plans import Plan
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.results import ALL_USERS, SCORE, epoch_mean, published_score
-from darlr_jax.runs.statistics import paired_difference
 
 # Okabe and Ito's, which colour-blind readers can tell apart.
 COLOURS = (
@@ -123,9 +117,7 @@ def _draw_scores(
                   ms=4, lw=0, label=label)  # fmt: skip
         label = "ours: mean, 95 % bootstrap interval" if place == 0 else None
         _error_bar(axis, interval(scores), place, label)
-    beside = [
-        _published_score(outcome, plan.dataset, published) for outcome in outcomes
-    ]
+    beside = [outcome.in_print(published) for outcome in outcomes]
     label = "published (one seed)" if np.isfinite(beside).any() else None
     hollow = {"mfc": "white", "mec": COLOURS[1], "ms": 6}
     axis.plot(beside, range(len(outcomes)), "D", label=label, **hollow)
@@ -142,18 +134,6 @@ def _error_bar(axis: Any, score: Any, place: float, label: str | None) -> None:
     axis.plot(
         [score.value], [place], "|", color=COLOURS[0], ms=12, mew=2.5, label=label
     )
-
-
-def _published_score(
-    outcome: Outcome, dataset: str, published: PublishedScores
-) -> float:
-    method = outcome.row.published_as
-    if method is None or outcome.config.dataset.twin:
-        return math.nan
-    found = published.find(dataset, method, outcome.config.environment.exit_window)
-    if found is None or not same_exit_rule(outcome.config, found):
-        return math.nan
-    return found.score
 
 
 # --- learning curves ------------------------------------------------------------------
@@ -197,7 +177,7 @@ def _draw_together(
         colour, curves = COLOURS[place], seed_curves(outcome.metrics, column)
         draw(left, curves, outcome.row.name, colour)
         if few:
-            _draw_published_curve(left, outcome, plan.dataset, published, colour)
+            _draw_published_curve(left, outcome, published, colour)
         other = by_name.get(outcome.row.against or "")
         if other is not None and other.metrics is not None:
             difference = curves - seed_curves(other.metrics, column)
@@ -232,7 +212,7 @@ def _draw_each(
         if pair in curves:
             draw_mean(axis, curves[pair], pair, "black", lw=0.8)
         draw_band(axis, curves[row], row, COLOURS[0])
-        _draw_published_curve(axis, outcome, plan.dataset, published, COLOURS[1])
+        _draw_published_curve(axis, outcome, published, COLOURS[1])
         finish(axis, "", "", "")
         axis.set_title(row, loc="left", fontsize="small" if len(row) < 24 else 6.5)
     for unused in axes.flat[len(outcomes) :]:
@@ -266,16 +246,12 @@ def _curve_label(column: str) -> str:
 def _draw_published_curve(
     axis: Any,
     outcome: Outcome,
-    dataset: str,
     published: PublishedScores,
     colour: str,
 ) -> None:
     """The published log, of 100 drawn users an epoch, as a moving mean of 11 epochs."""
     method = outcome.row.published_as
-    if method is None or outcome.config.dataset.twin:
-        return
-    window = outcome.config.environment.exit_window
-    curve = published.curve(dataset, method, window)
+    curve = published.curve(method, outcome.config)
     if curve is not None:
         smooth = curve.rolling(11, center=True, min_periods=1).mean()
         label = f"{method}, published (moving mean)"
@@ -358,8 +334,8 @@ def _difference_to(outcomes: Sequence[Outcome]) -> Any:
         other = by_name.get(outcome.row.against or "")
         if other is None or other.metrics is None or outcome.metrics is None:
             return None
-        ours, theirs = paired_scores(outcome.metrics, other.metrics)
-        return paired_difference(ours, theirs) if ours.keys() & theirs.keys() else None
+        pair = paired(outcome.metrics, other.metrics)
+        return None if pair is None else pair.difference
 
     return difference
 
@@ -375,7 +351,7 @@ def _draw_published_points(
     series = list(dict.fromkeys(outcome.row.series for outcome in outcomes))
     label: str | None = "published"
     for outcome in outcomes:
-        score = _published_score(outcome, plan.dataset, published)
+        score = outcome.in_print(published)
         if math.isfinite(score) and outcome.row.x is not None:
             colour = COLOURS[series.index(outcome.row.series) % len(COLOURS)]
             axis.plot([places[outcome.row.x]], [score], "D", mfc="white", mec=colour,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from darlr_jax.config import ConfigError, ExperimentConfig, flatten
 from darlr_jax.methods import METHODS
 from darlr_jax.runs.comparison import Outcome, outcomes_of, require_one_matrix
-from darlr_jax.runs.directory import RunError
+from darlr_jax.runs.directory import RunDirectory, RunError
 from darlr_jax.runs.fields import changed_fields
 from darlr_jax.runs.jobs import directory_name
 from darlr_jax.runs.plans import TABLES, Plan, Row, make_plan
@@ -61,14 +61,14 @@ def read_group(folder: str | os.PathLike[str]) -> Group:
     Args:
       folder: of the run directories of one data set. Those that are rows of plans are
         found where they are called as `experiments.reproduce` calls them, or as their
-        rows.
+        rows. The `tables` that it makes may lie beside them, and what is hidden.
 
     Raises:
       RunError: there are no runs, they are of several data sets or are paid by several
-        test matrices, or one failed or is malformed.
+        test matrices, one failed or is malformed, or another folder is no run.
     """
     folder = pathlib.Path(folder)
-    paths = [path for path in folder.glob("*") if path.is_dir()]
+    paths = [path for path in folder.glob("*") if path.is_dir() and _is_run(path)]
     if not paths:
         raise RunError(f"{folder}: holds no run directories")
     order = {name: place for place, name in enumerate(METHODS)}
@@ -79,6 +79,19 @@ def read_group(folder: str | os.PathLike[str]) -> Group:
         raise RunError(f"{folder}: holds runs of {dataset} and {', '.join(others)}")
     truth = require_one_matrix({run.name: run.ground_truth for run in runs})
     return Group(folder.name, dataset, runs, truth, whole_plans(dataset, runs))
+
+
+def _is_run(path: pathlib.Path) -> bool:
+    """Whether a folder is a run.
+
+    Raises:
+      RunError: it is none, and neither hidden nor that of the tables.
+    """
+    if RunDirectory(path).config_file.exists():
+        return True
+    if path.name != "tables" and not path.name.startswith("."):
+        raise RunError(f"{path}: no run directory (it has no config.json)")
+    return False
 
 
 def whole_plans(dataset: str, runs: Iterable[FinishedRun]) -> tuple[WholePlan, ...]:

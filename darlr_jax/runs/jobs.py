@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import shlex
@@ -11,8 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from darlr_jax.config import COEFFICIENTS, ExperimentConfig, flatten, replace
-from darlr_jax.runs.directory import RunDirectory, RunError, load_config, read_json
+from darlr_jax.config import (
+    COEFFICIENTS,
+    ConfigError,
+    ExperimentConfig,
+    flatten,
+    replace,
+)
+from darlr_jax.runs.directory import RunDirectory, RunError, load_identity, read_text
 from darlr_jax.runs.plans import Plan, Row, row_config
 from darlr_jax.runs.results import load_metrics, require_whole
 
@@ -20,7 +27,7 @@ from darlr_jax.runs.results import load_metrics, require_whole
 class Job(NamedTuple):
     """One row to run: its configuration, its directory, and what to hand to a program.
 
-    Rows that are one experiment have one directory.
+    Rows that make the same changes have one directory.
     """
 
     row: Row
@@ -58,8 +65,9 @@ def plan_jobs(
       options: further flags of experiments.train, as "--seeds=0,1".
 
     Raises:
-      ConfigError: a row cannot have these settings.
+      ConfigError: a row cannot have these settings, or one would undo or misname it.
     """
+    _require_names_hold(plan, overrides)
     jobs = []
     for row in plan.rows:
         config = row_config(row, plan.dataset, overrides)
@@ -74,8 +82,20 @@ def plan_jobs(
     return jobs
 
 
+def _require_names_hold(plan: Plan, overrides: Mapping[str, Any]) -> None:
+    """Refuses what is set for all rows where it is what tells them apart."""
+    own = plan.fixed.union(*(row.changes for row in plan.rows))
+    for field in overrides:
+        if field in own:
+            raise ConfigError(
+                f"--set={field}=...: tells rows of --table={plan.table} apart, which "
+                "would no longer be what they are called; leave it out, or run what "
+                "you want with experiments.train"
+            )
+
+
 def directory_name(row: Row) -> str:
-    """The method and its changes: rows that are one experiment have one name."""
+    """The method and its changes: rows that make the same ones have one name."""
     changes = sorted(row.changes.items())
     return "__".join([row.method, *(f"{name}={_text(v)}" for name, v in changes)])
 
@@ -133,11 +153,11 @@ def progress(job: Job, seeds: Sequence[int]) -> Progress:
         seeds have failed; nothing is to be run over it.
     """
     run = RunDirectory(job.path)
-    if not run.config_file.exists():
+    if not (run.has_begun() and run.config_file.exists()):
         return Progress(0, False)
     _require_same(job, seeds)
     wanted = job.config.training.epochs
-    epochs = _epochs(run.metrics_csv)
+    epochs = run.epochs_done()
     if epochs > wanted:
         raise RunError(
             f"{job.path}: has {epochs} epochs, {wanted} are asked for; choose another "
@@ -191,38 +211,27 @@ def _picks(config: ExperimentConfig) -> float:
 
 
 def _seconds_per_epoch(job: Job) -> float | None:
-    file = RunDirectory(job.path).metrics_csv
-    if not _epochs(file):
+    run = RunDirectory(job.path)
+    if not run.epochs_done():
         return None
-    rows = pd.read_csv(file, usecols=["seed", "seconds"])
+    text, columns = read_text(run.metrics_csv), ["seed", "seconds"]
+    try:
+        rows = pd.read_csv(io.StringIO(text), usecols=columns, dtype=float)
+    except ValueError as error:
+        raise RunError(f"{run.metrics_csv}: is damaged ({error})") from error
     # Every seed's row holds the seconds of all seeds together.
-    return float(np.median(rows[rows["seed"] == rows["seed"].iloc[0]]["seconds"]))
+    return float(np.nanmedian(rows[rows["seed"] == rows["seed"].iloc[0]]["seconds"]))
 
 
 def _require_same(job: Job, seeds: Sequence[int]) -> None:
-    before, after = flatten(load_config(job.path)), flatten(job.config)
-    differences = [
-        f"{name}: {before[name]!r}, not {value!r}"
-        for name, value in after.items()
-        if name != "training.epochs" and value != before[name]
-    ]
-    trained = read_json(RunDirectory(job.path).run_file).get("seeds")
-    if trained != list(seeds):
-        differences.append(f"seeds: {trained}, not {list(seeds)}")
-    if differences:
+    before = load_identity(job.path)
+    # The run itself compares its data, which nobody has read here.
+    wanted = before._replace(config=job.config, seeds=list(seeds))
+    if differences := wanted.differences(before):
         raise RunError(
             f"{job.path}: holds another experiment ({'; '.join(differences)}); choose "
             "another --workdir"
         )
-
-
-def _epochs(metrics_csv: pathlib.Path) -> int:
-    """The epoch of the last whole row; a run under way may be writing the next."""
-    if not metrics_csv.exists():
-        return 0
-    lines = metrics_csv.read_text(encoding="utf-8").split("\n")[1:-1]
-    cells = lines[-1].split(",") if lines else []
-    return int(cells[1]) if len(cells) > 1 and cells[1].isdecimal() else 0
 
 
 def _text(value: Any) -> str:

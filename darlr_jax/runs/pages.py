@@ -47,6 +47,7 @@ pre { background: #f5f7fa; padding: .7rem; font-size: .82rem;
   white-space: pre-wrap; word-break: break-word; }
 summary { cursor: pointer; color: #2a5b92; }
 """
+_NO_MATPLOTLIB = "<p class='warning'>No picture: matplotlib is not installed.</p>"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -68,9 +69,12 @@ def note(text: str) -> str:
 
 
 def figure(drawn: Any | None, name: str, caption: str) -> str:
-    """A picture, called as no other of the page; None: why there is none."""
+    """A picture, called as no other of the page; of None, why there is none.
+
+    Nothing where there was nothing to draw.
+    """
     if drawn is None:
-        return "<p class='warning'>No picture: matplotlib is not installed.</p>"
+        return "" if plots.installed() else _NO_MATPLOTLIB
     svg = plots.to_svg(drawn, name)
     return f"<figure>{svg}<figcaption>{esc(caption)}</figcaption></figure>"
 

@@ -29,7 +29,7 @@ _MEANS = ("NX_0 R_tra", "last 25 %", "all users")  # of a brief table
 _BRIEF = (
     *("row", "what", "seeds", "epochs", "NX_0 R_tra", "± 95 % (t)", "last 25 %"),
     *("all users", "length", "R_each", "against", "difference", "seeds ahead"),
-    *("published", "its N", "less published"),
+    *("published", "less published"),
 )
 
 
@@ -49,7 +49,7 @@ def plan_table(
     truth: str | None,
 ) -> PlanTable:
     """Compares the rows of a plan, with each other and with what was published."""
-    rows = comparison_table(plan.dataset, outcomes, published)
+    rows = comparison_table(outcomes, published)
     return PlanTable(plan, outcomes, rows, truth)
 
 
@@ -138,6 +138,8 @@ def _listed(values: Sequence[int]) -> str:
 def _notes(table: PlanTable) -> list[str]:
     """What the reader of any form must know beneath the table."""
     plan, rows, notes = table.plan, table.rows, []
+    if len(plan.rows) < plan.total:
+        notes.append(f"Chosen by --rows: {len(plan.rows)} of {plan.total} rows.")
     if plan.left_out:
         notes.append(f"Left out, the same here: {'; '.join(plan.left_out)}.")
     if shared := shared_changes(outcome.config for outcome in table.outcomes):
@@ -149,6 +151,6 @@ def _notes(table: PlanTable) -> list[str]:
         beside = set(rows.loc[rows["published"].notna(), "row"])
         notes += faults(o.row.method for o in table.outcomes if o.row.name in beside)
     if plan.x_label:  # one axis: density, sparsity, exit windows
-        helped = where_it_helps(table.outcomes, rows)
+        helped = where_it_helps(table.outcomes)
         notes += [f"By {plan.x_label}: {sentence}" for sentence in helped]
     return notes

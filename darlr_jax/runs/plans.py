@@ -1,8 +1,9 @@
 """Which runs make which table or figure: `experiments.reproduce` as data.
 
 A plan is a list of rows; a row is a method and what it changes of its preset. Rows of
-different plans that are the same experiment share one run directory, so that DARLR of
-the main table is not run again for the ablation.
+different plans that make the same changes share one run directory, so that DARLR of the
+main table is not run again for the ablation. (`roler` names all four of its switches in
+every row, so that the one that is ROLeR as it is has a directory of its own.)
 
 A row whose changes make no difference on a data set (entropy on Coat, where no order is
 in use) is left out, and the plan says so.
@@ -58,6 +59,8 @@ class Plan(NamedTuple):
     x_label: str  # of a figure of lines; the panel's name where it is empty
     rows: tuple[Row, ...]
     left_out: tuple[str, ...]  # rows that make no difference here
+    fixed: frozenset[str] = frozenset()  # fields of its axis, and of rows left out
+    total: int = 0  # how many rows there are, where some may have been chosen
 
     def row(self, name: str) -> Row:
         """The row called `name`."""
@@ -83,10 +86,15 @@ def make_plan(table: str, dataset: str) -> Plan:
             f"--table={table}: no such table; {nearest_name(table, _DRAFTS)}"
         )
     draft = _DRAFTS[table]
-    rows, left_out = _distinct(draft.rows(dataset), dataset)
+    drafted = tuple(draft.rows(dataset))
+    rows, left_out = _distinct(drafted, dataset)
+    fixed = (row.changes for row in drafted if row.x is not None or row not in rows)
     title = f"{draft.title}, {dataset}"
-    figure, label = draft.figure, draft.x_label
-    return Plan(table, dataset, title, figure, label, rows, left_out)
+    return Plan(
+        *(table, dataset, title, draft.figure, draft.x_label, rows, left_out),
+        fixed=frozenset().union(*fixed),
+        total=len(rows),
+    )
 
 
 def choose_rows(plan: Plan, names: Iterable[str]) -> Plan:
@@ -408,7 +416,7 @@ def _exit_rule(dataset: str) -> Iterable[Row]:
         environment.exit_rule == "distance" and not environment.exit_threshold
     ):
         raise ConfigError(
-            f"--table=exit_rule: on {dataset} nobody leaves early (protocol 0.3); use "
+            f"--table=exit_rule: on {dataset} nobody leaves early (protocol 3.4); use "
             "kuairec, kuairand, movielens or synthetic"
         )
     for window in range(1, 11):

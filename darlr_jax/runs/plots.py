@@ -79,20 +79,24 @@ def plot_curves(run_dir: str | os.PathLike[str]) -> pathlib.Path | None:
     return run.curves
 
 
+def installed() -> bool:
+    """Whether there is a matplotlib to draw with."""
+    return _figure_class() is not None
+
+
 def new_figure(width: float, height: float, name: str) -> Any | None:
     """An empty figure of so many inches.
 
     None, with a warning that `name` is not drawn, where matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # no pyplot: it holds state of the process
-    except ImportError:
+    figure = _figure_class()
+    if figure is None:
         logging.warning(
             "%s is not drawn: matplotlib is missing (pip install 'darlr_jax[plots]')",
             name,
         )
         return None
-    return Figure(figsize=(width, height), layout="constrained")
+    return figure(figsize=(width, height), layout="constrained")
 
 
 def save_png(figure: Any, path: pathlib.Path) -> None:
@@ -122,6 +126,14 @@ def to_svg(figure: Any, name: str) -> str:
         _COORDINATES, lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), text
     )
     return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
+
+
+def _figure_class() -> Any | None:
+    try:
+        from matplotlib.figure import Figure  # no pyplot: it holds state of the process
+    except ImportError:
+        return None
+    return Figure
 
 
 def _mark_single_points(figure: Any) -> None:

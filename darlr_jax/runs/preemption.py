@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +20,10 @@ from types import FrameType
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same again
 AT_ONCE = 130  # as shells report a process that SIGINT ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# How a run ends that was asked to stop; by the signal itself while it starts up.
+INTERRUPTED = (REQUEUE, *(-number for number in SIGNALS))
 
+_POLL_SECONDS = 0.2
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -115,3 +119,18 @@ class StopRequest:
             if ours and not announced:
                 announced = True
                 self._on_signal(signal.Signals(ours[0]).name)
+
+
+def wait(process: subprocess.Popen[bytes], stop: StopRequest) -> int:
+    """The exit status of `process`, which is told when `stop` asks.
+
+    By SIGTERM: a second SIGINT, after that of a terminal, would end it at once.
+    """
+    told = False
+    while True:
+        try:
+            return process.wait(_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            if stop.reason is not None and not told:
+                process.terminate()
+                told = True

@@ -12,22 +12,6 @@ from typing import Any, Protocol, TextIO
 _RECENT_EPOCHS = 20
 
 
-class NullProgress:
-    """A reporter that shows nothing."""
-
-    def update(
-        self,
-        epoch: int,
-        env_steps: int,
-        seconds: float,
-        headline: Mapping[str, float],
-    ) -> None:
-        """Ignores the epoch."""
-
-    def close(self) -> None:
-        """Does nothing."""
-
-
 class Progress:
     """Reports each epoch with its speed, the time left and a few metrics.
 

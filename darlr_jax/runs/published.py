@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import pandas as pd
 
+from darlr_jax.config import ExperimentConfig
 from darlr_jax.runs.directory import RunError
 
-_NUMBERS = {  # column of the files -> field
-    "NX_0_R_tra": "score",
-    "NX_0_R_tra_last25": "last_quarter",
-    "NX_0_len_tra": "length",
-    "NX_0_R_each": "each",
-}
-
+_SCORE = "NX_0_R_tra"  # mean over all epochs
 
 # What was wrong with the code that made a published row (protocol 10.2, B5 to B7); ours
 # are right, and so no reproductions: docs/deviations.md.
@@ -27,16 +22,6 @@ _FAULTS = {
     "cql": "under the mask a constant order of items",
     "crr": "logits under a mask of probabilities: uniform after the first item",
 }
-
-
-class Published(NamedTuple):
-    """One published run; not-a-number where a figure was not published."""
-
-    score: float  # NX_0 R_tra, mean over all epochs
-    last_quarter: float
-    length: float
-    each: float
-    exit_window: int  # N of that run, which is not always the N of ours
 
 
 class PublishedScores:
@@ -49,36 +34,42 @@ class PublishedScores:
           RunError: a file is missing or lacks a column.
         """
         folder = pathlib.Path(folder)
-        columns = ["dataset", "method", *_NUMBERS, "exit_window"]
-        self._main = _read(folder / "scores.csv", columns)
-        self._sweep = _read(folder / "exit_sweep.csv", columns)
-        curve_columns = ["dataset", "method", "epoch", "NX_0_R_tra"]
+        columns = ["dataset", "method", _SCORE, "exit_window"]
+        names = ("scores.csv", "exit_sweep.csv")
+        self._tables = [_read(folder / name, columns) for name in names]
+        curve_columns = ["dataset", "method", "epoch", _SCORE]
         self._curves = _read(folder / "curves.csv", curve_columns)
 
-    def find(self, dataset: str, method: str, exit_window: int) -> Published | None:
-        """The published run of a method, at the same exit window where there is one.
+    def score(self, method: str | None, config: ExperimentConfig) -> float:
+        """The published score that may stand beside a run of `config`; NaN without any.
 
-        Otherwise the run of the main table, whose `exit_window` says that it differs.
+        It is of the main table or else of the sweep, of a run that let users leave as
+        `config` does: at the same exit window, or at any where nobody leaves early.
+        Beside a twin, and what is called as no method, stands none.
+
+        Raises:
+          RunError: the main table has several.
         """
-        main = _of(self._main, dataset, method)
+        main, sweep = (_of(table, method, config) for table in self._tables)
         if len(main) > 1:
-            raise RunError(f"scores.csv: {len(main)} rows of {method} on {dataset}")
-        for rows in (main, _of(self._sweep, dataset, method)):
-            same = rows[rows["exit_window"] == exit_window]
-            if not same.empty:
-                return _published(same.iloc[0])
-        return None if main.empty else _published(main.iloc[0])
+            name = config.dataset.name
+            raise RunError(f"scores.csv: {len(main)} rows of {method} on {name}")
+        for rows in (main, sweep):
+            alike = _alike(rows, config)
+            if not alike.empty:
+                return float(alike.iloc[0][_SCORE])
+        return math.nan
 
-    def curve(self, dataset: str, method: str, exit_window: int) -> pd.Series | None:
-        """Epoch -> NX_0 R_tra of the main table's run; None where none is kept.
+    def curve(self, method: str | None, config: ExperimentConfig) -> pd.Series | None:
+        """Epoch -> NX_0 R_tra of the main table's run, where `score` may be of that.
 
-        Nor is there any where that run has another exit window.
+        None where no curve is kept.
         """
-        main = _of(self._main, dataset, method)
-        rows = _of(self._curves, dataset, method)
-        if rows.empty or exit_window not in set(main["exit_window"]):
+        main = _of(self._tables[0], method, config)
+        curves = _of(self._curves, method, config)
+        if curves.empty or _alike(main, config).empty:
             return None
-        return rows.set_index("epoch")["NX_0_R_tra"]
+        return curves.set_index("epoch")[_SCORE]
 
 
 def faults(methods: Iterable[str]) -> list[str]:
@@ -102,10 +93,17 @@ def _read(file: pathlib.Path, columns: list[str]) -> pd.DataFrame:
     return table
 
 
-def _of(table: pd.DataFrame, dataset: str, method: str) -> pd.DataFrame:
+def _of(
+    table: pd.DataFrame, method: str | None, config: ExperimentConfig
+) -> pd.DataFrame:
+    dataset = config.dataset.name
     return table[(table["dataset"] == dataset) & (table["method"] == method)]
 
 
-def _published(row: pd.Series) -> Published:
-    numbers = {field: float(row[column]) for column, field in _NUMBERS.items()}
-    return Published(**numbers, exit_window=int(row["exit_window"]))
+def _alike(rows: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
+    """Those that let users leave as `config` does; none where that is of a twin."""
+    if config.dataset.twin:
+        return rows[:0]
+    environment = config.environment
+    fires = environment.exit_rule == "tags" or environment.exit_threshold > 0
+    return rows[rows["exit_window"] == environment.exit_window] if fires else rows

@@ -210,8 +210,8 @@ def results_report(
 ) -> str:
     """The page of a group of runs.
 
-    Methods and runs of no plan stand in one table; each plan of which every row is
-    there has its picture and its table beneath, but for the main table.
+    Methods and runs of no plan, if any, stand in one table; each plan of which every
+    row is there has its picture and its table beneath, but for the main table.
 
     Args:
       group: the runs.
@@ -224,7 +224,7 @@ def results_report(
         f"<h1>{pages.esc(group.name)}</h1>",
         pages.note(_contents(group, plans)),
         *_overview(group, outcomes, published),
-        *_claims(group.dataset, outcomes, published),
+        *_claims(outcomes, published),
         *(_plan_section(whole, group.truth, published) for whole in plans),
         "<h2>Runs</h2>",
         *map(_run_details, group.runs),
@@ -282,11 +282,13 @@ def _contents(group: Group, plans: Sequence[WholePlan]) -> str:
 def _overview(
     group: Group, outcomes: Sequence[Outcome], published: PublishedScores
 ) -> list[str]:
-    """Methods and runs of no plan: scores, curves and their table."""
+    """Methods and runs of no plan: scores, curves and their table; nothing of none."""
+    if not outcomes:
+        return []
     rows = tuple(outcome.row for outcome in outcomes)
     plan = Plan("runs", group.dataset, group.name, "scores", "", rows, ())
     curves = plan._replace(figure="curves")
-    table = comparison_table(group.dataset, outcomes, published)
+    table = comparison_table(outcomes, published)
     shared = in_words(shared_changes(outcome.config for outcome in outcomes))
     notes = [_LEGEND]
     notes += [f"All runs: {shared}."] * bool(shared)
@@ -327,10 +329,8 @@ def _plan_figure(
 # --- parts ----------------------------------------------------------------------------
 
 
-def _claims(
-    dataset: str, outcomes: Sequence[Outcome], published: PublishedScores
-) -> list[str]:
-    table = claims.claims_table(dataset, outcomes, published)
+def _claims(outcomes: Sequence[Outcome], published: PublishedScores) -> list[str]:
+    table = claims.claims_table(outcomes, published)
     if table is None:
         return []
     note = claims.NOTE.replace("*", "")
@@ -346,14 +346,11 @@ def _cards(outcome: Outcome, published: PublishedScores) -> str:
     first = f"NX_0 R_tra, mean over epochs{student}"
     cards = [_card(interval(score), first, "card main")]
     config = outcome.config
-    window = config.environment.exit_window
-    found = published.find(config.dataset.name, config.method, window)
-    if found is not None and not config.dataset.twin:
-        difference = float(score.mean()) - found.score
+    theirs = published.score(config.method, config)
+    if not math.isnan(theirs):
+        difference = float(score.mean()) - theirs
         cards.append(
-            _card(
-                found.score, f"published (one seed); ours is {difference:+.2f} from it"
-            )
+            _card(theirs, f"published (one seed); ours is {difference:+.2f} from it")
         )
     cards.append(
         _card(interval(last_quarter(metrics, SCORE)), "last 25 % of the epochs")
@@ -570,7 +567,7 @@ def _costs(metrics: pd.DataFrame, record: Mapping[str, Any]) -> str:
             "transitions": f"{costs.transitions:,.0f}{pace}",
         }
     if (shared := costs.side_by_side) > 1:
-        facts["shared by"] = f"{shared} runs in one program; seconds are of all"
+        facts["shared by"] = f"up to {shared} runs in one program; seconds are of all"
     for place, peak in (("host", costs.host_mib), ("device", costs.device_mib)):
         facts[f"peak memory, {place}"] = _ABSENT if peak is None else f"{peak:,.0f} MiB"
     return pages.pairs(facts)
@@ -629,15 +626,14 @@ def _score_figure(outcome: Outcome, published: PublishedScores) -> Any | None:
     if ALL_USERS in metrics.columns:
         draw_band(axis, seed_curves(metrics, ALL_USERS), "all users", COLOURS[0])
     config = outcome.config
-    where = (config.dataset.name, config.method, config.environment.exit_window)
-    if not config.dataset.twin:
-        curve, found = published.curve(*where), published.find(*where)
-        if curve is not None:
-            smooth = curve.rolling(11, center=True, min_periods=1).mean()
-            label = "published (moving mean of 11)"
-            axis.plot(smooth.index, smooth, color=COLOURS[1], ls=":", label=label)
-        elif found is not None:
-            axis.axhline(found.score, color=COLOURS[1], ls=":", label="published mean")
+    curve = published.curve(config.method, config)
+    score = published.score(config.method, config)
+    if curve is not None:
+        smooth = curve.rolling(11, center=True, min_periods=1).mean()
+        label = "published (moving mean of 11)"
+        axis.plot(smooth.index, smooth, color=COLOURS[1], ls=":", label=label)
+    elif not math.isnan(score):
+        axis.axhline(score, color=COLOURS[1], ls=":", label="published mean")
     finish(axis, "True reward of an episode", "epoch", "R_tra, NX_0")
     legend(axis)
     return figure

@@ -27,6 +27,7 @@ from darlr_jax.runs.directory import (
     read_json,
     read_text,
 )
+from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.statistics import Interval
 from darlr_jax.runs.writers import require_agreement
 
@@ -193,14 +194,14 @@ def mean_and_interval(values: Sequence[float] | pd.Series) -> tuple[float, float
 
 
 def summary_table(
-    runs: Sequence[FinishedRun], published: pd.DataFrame | None = None
+    runs: Sequence[FinishedRun], published: PublishedScores | None = None
 ) -> pd.DataFrame:
     """One row a run: its score with the interval over seeds, and what goes with it.
 
     Args:
       runs: in the order of the rows.
-      published: columns `dataset`, `method` and `NX_0_R_tra`; spelt in any case, each
-        pair at most once. Adds the columns "published" and "difference".
+      published: what may stand beside them; adds the columns "published" and
+        "difference".
 
     Returns:
       Columns: data set, method, seeds, epochs; "NX_0 R_tra" (`published_score`) with
@@ -209,15 +210,13 @@ def summary_table(
       got is not-a-number.
 
     Raises:
-      RunError: `published` is malformed.
+      RunError: `published` has several runs of one of them.
     """
-    rows = [_summary_row(run) for run in runs]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([_summary_row(run) for run in runs])
     if published is None:
         return table
     table["published"] = [
-        _published_value(published, str(row["data set"]), str(row["method"]))
-        for row in rows
+        published.score(run.config.method, run.config) for run in runs
     ]
     table["difference"] = table["NX_0 R_tra"] - table["published"]
     return table
@@ -302,19 +301,6 @@ def _seed_mean(metrics: pd.DataFrame, column: str) -> float:
     if column not in metrics.columns:
         return math.nan
     return float(epoch_mean(metrics, column).mean(skipna=False))
-
-
-def _published_value(published: pd.DataFrame, dataset: str, method: str) -> float:
-    for name in ("dataset", "method", SCORE):
-        if name not in published.columns:
-            raise RunError(f"published table: has no column {name}")
-    rows = published[
-        (published["dataset"].str.casefold() == dataset.casefold())
-        & (published["method"].str.casefold() == method.casefold())
-    ]
-    if len(rows) > 1:
-        raise RunError(f"published table: {len(rows)} rows of {method} on {dataset}")
-    return math.nan if rows.empty else float(rows[SCORE].iloc[0])
 
 
 def cell(value: object, digits: int) -> str:

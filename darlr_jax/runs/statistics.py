@@ -34,16 +34,6 @@ class Interval(NamedTuple):
     high: float
     runs: int  # how many the estimate stands on
 
-    @property
-    def above_zero(self) -> bool:
-        """Whether the whole interval lies above zero."""
-        return self.low > 0
-
-    @property
-    def below_zero(self) -> bool:
-        """Whether the whole interval lies below zero."""
-        return self.high < 0
-
 
 def mean(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis."""

@@ -46,18 +46,6 @@ def require_space(
         )
 
 
-def memory_of_device() -> int | None:
-    """Bytes that programs may use of the first device; of a CPU, those of the host.
-
-    None where the device does not tell.
-    """
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit: int | None = (device.memory_stats() or {}).get("bytes_limit")
-    return limit
-
-
 @contextlib.contextmanager
 def writing_checkpoint(directory: pathlib.Path) -> Iterator[None]:
     """A save, or the wait for one, whose failure is one line.

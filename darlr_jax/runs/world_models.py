@@ -21,6 +21,8 @@ from darlr_jax.types import WorldModelTables
 
 # A change of any of these sources makes another world model.
 _SOURCES = ("world_model/*.py", "networks/deepfm.py", "networks/base.py")
+# And so may another version of what they compute with.
+_VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 Report = list[dict[str, float]]
 
@@ -102,14 +104,14 @@ def _load(
 
 
 def fingerprint(config: WorldModelConfig, data_hash: str) -> str:
-    """SHA-256 of all that a fitted world model depends on: data, fields, code, jax."""
+    """SHA-256 of what a fitted world model depends on: data, fields, code, versions."""
     package = pathlib.Path(darlr_jax.__file__).parent
     sources = sorted(path for glob in _SOURCES for path in package.glob(glob))
     digest = hashlib.sha256()
     for part in (
         data_hash,
         json.dumps(to_dict(config), sort_keys=True),
-        importlib.metadata.version("jax"),
+        *(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS_OF),
         *(path.read_text(encoding="utf-8") for path in sources),
     ):
         digest.update(part.encode() + b"\0")

@@ -7,7 +7,6 @@ import math
 import operator
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -49,26 +48,6 @@ def metric_rows(
         row |= {name: float(metrics[name][position]) for name in names}
         rows.append(row)
     return rows
-
-
-class Writer(Protocol):
-    """Where the metrics of an epoch go."""
-
-    def write(self, rows: Sequence[Row]) -> None:
-        """Writes the rows of one epoch, one for each seed."""
-
-    def close(self) -> None:
-        """Releases what the writer holds."""
-
-
-class NullWriter:
-    """A writer that keeps nothing."""
-
-    def write(self, rows: Sequence[Row]) -> None:
-        """Ignores the rows."""
-
-    def close(self) -> None:
-        """Does nothing."""
 
 
 class MetricsWriter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -171,6 +172,10 @@ def test_pieces_are_chosen():
     assert [p.name for p in report.chosen(False, ["coat_mbpo"])] == ["coat_mbpo"]
     with pytest.raises(ConfigError, match="did you mean 'coat_mbpo'"):
         report.chosen(False, ["coat_mbp"])
+    with pytest.raises(ConfigError, match="growth_users_darlr: takes longer; leave -"):
+        report.chosen(True, ["coat_mbpo", "growth_users_darlr"])
+    (example,) = re.findall(r"--only=(\S+)", report.__doc__)
+    assert len(report.chosen(False, example.split(","))) == 2
 
 
 def test_failing_piece_does_not_cost_the_others(tmp_path, monkeypatch):

@@ -6,8 +6,10 @@ import pathlib
 import shutil
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
-from darlr_jax.config import replace
+from darlr_jax.config import ConfigError, replace
 from darlr_jax.presets import preset
 from darlr_jax.runs.directory import RunError
 from darlr_jax.runs.jobs import directory_name
@@ -129,3 +131,53 @@ def test_a_changed_row_stands_beside_its_method(results):
     cells = {line[0].strip(): [cell.strip() for cell in line[-3:]] for line in lines}
     assert cells["mbpo_long"][::2] == ["3.00 [2.00, 4.00]", "2 of 2"]
     assert cells["roler_long"] == ["n/a"] * 3
+
+
+# --- the program ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def program(results, monkeypatch):
+    """Runs the program with flags, in a folder of its own."""
+    results("mbpo", None)
+    monkeypatch.chdir(results.root)
+
+    def start(*arguments):
+        with flagsaver.flagsaver():
+            flags.FLAGS(["make_tables", *arguments])
+            make_tables.main([])
+
+    start.tables = results.root / "tables"
+    return start
+
+
+def test_a_page_that_cannot_be_filled_is_found_before_anything_is_written(
+    program, tmp_path
+):
+    (tmp_path / "typo.md").write_text("<!-- tables/koat.md -->\n<!-- end -->\n")
+    (tmp_path / "latin.md").write_bytes(b"\xff")
+    for page, message in (
+        ("missing.md", r"--pages=missing.md: cannot be read \(No such file"),
+        ("latin.md", r"--pages=latin.md: cannot be read \(no UTF-8 text\)"),
+        ("typo.md", r"typo.md: names tables/koat.md, which no runs make"),
+    ):
+        with pytest.raises((ConfigError, RunError), match=message):
+            program("--results=.", f"--pages={page}")
+    assert not program.tables.exists()
+
+
+def test_pages_of_this_folder_are_not_filled_from_another(program, tmp_path):
+    (tmp_path / "README.md").write_text("<!-- tables/coat.md -->\n<!-- end -->\n")
+    with pytest.raises(ConfigError, match=r"--results=.: say which pages"):
+        program("--results=.")
+    assert not program.tables.exists()
+    program("--results=.", "--pages=")
+    assert (tmp_path / "README.md").read_text().count("\n") == 2
+    program("--results=.", "--pages=README.md")
+    made = (program.tables / "coat.md").read_text()
+    assert made in (tmp_path / "README.md").read_text()
+
+
+def test_flags_of_an_experiment_are_refused(program):
+    with pytest.raises(ConfigError, match="--epochs: the runs say it themselves"):
+        program("--results=.", "--pages=", "--epochs=3")

@@ -78,7 +78,8 @@ def states_of(path):
     dataset = load_dataset(config.dataset)
     experiment = session.prepare(dataset, config, path.parent / "cache").experiment
     with Checkpointer(RunDirectory(path).checkpoints) as checkpoints:
-        assert checkpoints.best_epoch() is not None
+        described = read_json(checkpoints.newest() / "_CHECKPOINT_METADATA")
+        assert described["custom_metadata"]["score"] is not None
         return checkpoints.restore(init_seeds(experiment, SEEDS))
 
 
@@ -112,12 +113,35 @@ def test_it_is_a_run_like_any_other(folder):
     assert run.calibration.exists() and run.world_model.exists()
 
 
+def test_the_same_command_ends_what_was_killed_behind_its_last_file(
+    folder, monkeypatch
+):
+    """What is left to do then, the session that follows does."""
+    sessions = []
+    monkeypatch.setattr(merge_seeds, "_write", None)
+    monkeypatch.setattr(session, "train", lambda runs, *_, **how: sessions.append(how))
+    merge(folder, "merged")
+    assert [how["resume"] for how in sessions] == ["must"]
+    assert merge_seeds._was_merged(folder / "merged")
+    assert not merge_seeds._was_merged(folder / "together")
+    assert not merge_seeds._was_merged(folder)
+
+
 def test_it_goes_on_as_the_run_together(folder):
     paths = [folder / name for name in ("merged", "together")]
     for path in paths:
         train(path, folder / "cache", SEEDS, configured(3))
     assert_alike(*paths)
     assert int(pd.read_csv(paths[0] / "metrics.csv")["epoch"].max()) == 3
+
+
+def test_what_cannot_be_read_is_not_called_unwritable(folder, monkeypatch):
+    def refuse(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(merge_seeds, "_joined_states", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        merge(folder, "nothing")
 
 
 def test_other_data_write_nothing(folder):

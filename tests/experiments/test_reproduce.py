@@ -16,10 +16,10 @@ from absl import flags
 from absl.testing import flagsaver
 
 from darlr_jax.config import ConfigError
+from darlr_jax.presets import preset
 from darlr_jax.runs.directory import RunDirectory, RunError
-from darlr_jax.runs.preemption import SIGNALS, StopRequest
 from darlr_jax.runs.writers import MetricsWriter
-from experiments import reproduce
+from experiments import cli, reproduce
 from tests.experiments.sizes import REFERENCES, SYNTHETIC, TRAINING
 from tests.runs.conftest import metrics_row, open_run
 
@@ -209,13 +209,6 @@ def test_time_that_is_up_begins_no_row(runs, program, capsys):
     assert runs.started == []
 
 
-def test_a_child_is_told_once(runs):
-    process = Process("until told")
-    with StopRequest() as stop:
-        assert reproduce._wait(process, stop) == 75
-    assert process.told == 1
-
-
 def test_mistakes_are_refused_before_anything_runs(runs, program):
     with pytest.raises(ConfigError, match="did you mean 'main'"):
         program("--table=mian")
@@ -223,11 +216,25 @@ def test_mistakes_are_refused_before_anything_runs(runs, program):
         program("--set=method=mbpo")
     with pytest.raises(ConfigError, match="no such field"):
         program("--set=selector.k=3")
+    with pytest.raises(ConfigError, match="tells rows of --table=sensitivity apart"):
+        program("--table=sensitivity", "--rows=darlr", "--set=selector.k_sel=20")
+    with pytest.raises(ConfigError, match="--epochs=3 says something else"):
+        program("--set=training.epochs=7")
+    with pytest.raises(ConfigError, match="official files have one size; add --twin"):
+        program("--twin_scale=0.01")
     assert runs.started == []
 
 
-def test_signals_are_those_of_a_run():
-    assert {-s for s in reproduce._INTERRUPTED if s < 0} == set(SIGNALS)
+def test_a_home_folder_may_be_written_as_tilde(
+    runs, program, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    program("--workdir=~/elsewhere", "--dry_run")
+    assert f" --workdir={tmp_path}/elsewhere/coat/gt " in capsys.readouterr().out
+    with flagsaver.flagsaver((cli.CACHE_DIR, "~/cache")):
+        assert cli.cache_directory("programs") == tmp_path / "cache" / "programs"
+    runs = cli.runs_beside(preset("coat", "mopo"), "a", ["~/b: reward.lambda_u=1"])
+    assert list(runs) == ["a", f"{tmp_path}/b"]
 
 
 @pytest.mark.slow

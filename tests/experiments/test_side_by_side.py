@@ -134,6 +134,9 @@ def test_a_run_without_a_seed_left_ends_and_the_others_go_on(
     assert read_json(lost / "run.json")["status"] == "failed"
     assert pd.read_csv(lost / "metrics.csv")["epoch"].max() == 1
     assert pd.read_csv(kept / "metrics.csv")["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
+    assert read_json(kept / "run.json")["status"] == "finished"
+    assert read_json(kept / "estimates.json")["epoch"] == 3
+    assert not (lost / "estimates.json").exists()
     monkeypatch.undo()
     train(cache, {tmp_path / "alone": configured(3, 0.7)})
     assert_alike(kept, tmp_path / "alone")
@@ -253,6 +256,7 @@ def test_runs_beside_are_the_first_with_other_coefficients():
         (": reward.lambda_u=1", "expected DIR: FIELD=VALUE"),
         ("runs/b:", "expected DIR: FIELD=VALUE"),
         ("runs/b: selector.k_sel=3", "selector.k_sel needs a program of its own"),
+        ("runs/b: reward.lamda_u=1", "no such field; did you mean 'reward.lambda_u'"),
         ("runs/b: reward.lambda_u=low", "expected a number"),
         ("./runs/a: reward.lambda_u=1", "is the directory of two runs"),
     ],

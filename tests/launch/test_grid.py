@@ -65,6 +65,11 @@ def test_official_files_are_for_the_data_sets_that_have_some():
         ({"overrides": ["selector.ksel=3"]}, r"did you mean 'selector\.k_sel'"),
         ({"sweep": {"selector.k_sel": ["5", "0"]}}, "must be within"),
         ({"overrides": ["selector.heads=3"]}, "must divide"),
+        (
+            {"epochs": 5, "sweep": {"training.epochs": ["5", "10"]}},
+            "--epochs=5: training.epochs=10 says something else",
+        ),
+        ({"epochs": 5, "overrides": ["training.epochs=7"]}, "give one of them"),
     ],
 )
 def test_a_mistake_is_found_before_anything_runs(arguments, message):
@@ -114,6 +119,12 @@ def test_side_by_side_each_has_its_log_and_its_share_of_the_cores(tmp_path):
     shares = {(tmp_path / "new" / f"{name}.log").read_text() for name in "abc"}
     expected = list(grid._shares_of_cores(2))
     assert shares <= {f"{sorted(share)} {len(share)}\n" for share in expected}
+
+
+def test_the_log_of_an_earlier_session_stays(tmp_path):
+    for said in ("interrupted", "continued"):
+        grid.run([job(tmp_path / "a", f"print('{said}')")], parallel=2)
+    assert (tmp_path / "a.log").read_text() == "interrupted\ncontinued\n"
 
 
 def test_shares_cover_the_cores_and_are_never_empty():
@@ -170,6 +181,7 @@ def test_exit_status_and_the_command_that_failed(launch):
     ("argument", "message"),
     [
         ("--methods=darl", "did you mean 'darlr'"),
+        ("--workdir=~nobody_at_all/x", "there is no such home folder"),
         ("stray", "unexpected argument: stray"),
     ],
 )

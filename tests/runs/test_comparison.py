@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import pathlib
+import shutil
 
 import pandas as pd
 import pytest
@@ -24,13 +25,17 @@ from darlr_jax.runs.directory import RunError
 from darlr_jax.runs.figures import draw_plan
 from darlr_jax.runs.plans import Row, make_plan, row_config
 from darlr_jax.runs.published import PublishedScores
-from darlr_jax.runs.results import ALL_USERS, read_run, to_markdown
+from darlr_jax.runs.results import (
+    ALL_USERS,
+    mean_and_interval,
+    read_run,
+    to_markdown,
+)
 from darlr_jax.runs.statistics import Interval
 from tests.runs.conftest import metrics_row
 
-PUBLISHED = PublishedScores(
-    pathlib.Path(__file__).parent.parent.parent / "results" / "published"
-)
+PUBLISHED_FOLDER = pathlib.Path(__file__).parent.parent.parent / "results" / "published"
+PUBLISHED = PublishedScores(PUBLISHED_FOLDER)
 
 
 def metrics(seeds=(0, 1), epochs=4, gain=0.0):
@@ -49,8 +54,8 @@ def outcome(name, table, dataset="coat", state="", **row):
     return Outcome(row, row_config(row, dataset), table, state)
 
 
-def table_of(*outcomes, dataset="coat"):
-    table = comparison_table(dataset, outcomes, PUBLISHED)
+def table_of(*outcomes):
+    table = comparison_table(outcomes, PUBLISHED)
     return table.set_index("row")
 
 
@@ -112,49 +117,63 @@ def test_pairs_without_all_users_take_the_users_drawn():
     assert first == second == {0: 25.0, 1: 26.0}
 
 
-def test_changed_rows_and_twins_have_no_published_score():
+def test_changed_rows_and_twins_have_no_published_score_or_curve():
     changed = outcome("darlr", metrics(), changes={"selector.k_sel": 7})
     assert "published" not in table_of(changed)
     row = Row("darlr", "darlr")
     twin = Outcome(row, row_config(row, "coat", {"dataset.twin": True}), metrics(), "")
     assert "published" not in table_of(twin)
+    for method, config in ((None, changed.config), ("dorl", twin.config)):
+        assert math.isnan(PUBLISHED.score(method, config))
+        assert PUBLISHED.curve(method, config) is None
+
+
+def with_window(dataset, window):
+    changes = {"environment.exit_window": window}
+    return row_config(Row("mbpo", "mbpo"), dataset, changes)
 
 
 @pytest.mark.parametrize(
-    ("method", "window", "score", "its_window"),
+    ("method", "window", "score"),
     [
-        ("dorl", 4, 20.4942, 4),  # the printed row, seed 2, before the sweep's seed 0
-        ("dorl", 1, 20.3137, 1),
-        ("mbpo", 1, 16.93, 1),
-        ("roler", 7, 33.2457, 1),  # no such run: the printed one, named by its N
-        ("darlr", 1, 35.2203, 1),
-        ("oracle", 1, None, None),
+        ("dorl", 4, 20.4942),  # the printed row, seed 2, before the sweep's seed 0
+        ("dorl", 1, 20.3137),
+        ("mbpo", 1, 16.93),
+        ("roler", 7, math.nan),  # printed at N = 1 alone
+        ("darlr", 1, 35.2203),
+        ("ucb", 1, math.nan),  # printed at N = 4 alone
+        ("oracle", 1, math.nan),
     ],
 )
-def test_published_runs_at_the_same_exit_window(method, window, score, its_window):
-    found = PUBLISHED.find("kuairec", method, window)
-    if score is None:
-        assert found is None
-    else:
-        assert found.score == pytest.approx(score, abs=0.005)
-        assert found.exit_window == its_window
+def test_published_runs_at_the_same_exit_window(method, window, score):
+    found = PUBLISHED.score(method, with_window("kuairec", window))
+    assert found == pytest.approx(score, abs=0.005, nan_ok=True)
 
 
-def test_another_exit_window_is_named():
+def test_a_run_at_another_exit_window_does_not_stand_beside():
     changes = {"environment.exit_window": 7}
     other = outcome("roler", metrics(), "kuairec", changes=changes)
     same = outcome("darlr", metrics(), "kuairec")
-    table = table_of(other, same, dataset="kuairec")
-    assert list(table["its N"]) == ["1", ""]
+    table = table_of(other, same)
+    assert table["published"].isna().tolist() == [True, False]
     # On Coat nobody leaves, so the window of UCB's row is none.
-    assert "its N" not in table_of(outcome("ucb", metrics()))
+    assert table_of(outcome("ucb", metrics())).loc["ucb", "published"] == 73.6713
 
 
 def test_published_curves_only_at_their_window():
-    assert PUBLISHED.curve("kuairec", "dorl", 1) is None
-    curve = PUBLISHED.curve("coat", "dorl", 1)
+    assert PUBLISHED.curve("dorl", with_window("kuairec", 1)) is None
+    curve = PUBLISHED.curve("dorl", with_window("coat", 1))
     assert len(curve) == 200
     assert curve.mean() == pytest.approx(71.3992, abs=0.005)
+
+
+def test_a_method_that_was_published_twice_is_named(tmp_path):
+    folder = shutil.copytree(PUBLISHED_FOLDER, tmp_path / "published")
+    text = (folder / "scores.csv").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("coat,darlr"))
+    (folder / "scores.csv").write_text(f"{text}{row}\n")
+    with pytest.raises(RunError, match=r"scores\.csv: 2 rows of darlr on coat"):
+        PublishedScores(folder).score("darlr", with_window("coat", 1))
 
 
 def test_published_tables_that_are_missing_are_named(tmp_path):
@@ -173,23 +192,23 @@ def test_one_test_matrix_pays_all_rows():
 
 
 def test_where_a_line_is_above_its_pair():
-    control = metrics()
+    seeds = range(4)
+    control = metrics(seeds)
     outcomes = [outcome("c", control, method="mbpo")]
     gains = {1: 2.0, 10: 1.0, 50: -1.0}
     for x, gain in gains.items():
         row = {"method": "darlr", "against": "c", "series": "darlr", "x": float(x)}
-        outcomes.append(outcome(f"darlr@{x}", metrics(gain=gain), **row))
-    even = metrics()
+        outcomes.append(outcome(f"darlr@{x}", metrics(seeds, gain=gain), **row))
+    even = metrics(seeds)
     even.loc[even["seed"] == 1, "NX_0_all_users_R_tra"] += 3
     even.loc[even["seed"] == 0, "NX_0_all_users_R_tra"] -= 1
     row = {"method": "darlr", "against": "c", "series": "darlr", "x": 100.0}
     outcomes.append(outcome("darlr@100", even, **row))
-    table = comparison_table("coat", outcomes, PUBLISHED)
-    assert where_it_helps(outcomes, table) == [
-        "darlr, against its pair: better at 1, 10; worse at 50; undecided at 100."
+    assert where_it_helps(outcomes) == [
+        "darlr, against its pair, by Student's interval: better at 1, 10; "
+        "worse at 50; undecided at 100."
     ]
-    assert where_it_helps(outcomes[:1], comparison_table("coat", outcomes[:1],
-                                                         PUBLISHED)) == []  # fmt: skip
+    assert where_it_helps(outcomes[:1]) == []
 
 
 TABLE = pd.DataFrame(
@@ -329,7 +348,7 @@ def test_rows_on_another_fit_of_the_same_world_model_are_named():
     alone, another = refits(fits)
 
     assert alone.endswith(": mbpo.") and another.endswith(": gt.")
-    assert "another fit of the same world model" in alone
+    assert "another fit of the world model" in alone
     assert not refits(fits[1:5]) and not refits([])
 
 
@@ -347,8 +366,10 @@ def test_repeats_worked_by_hand(write_run):
     row = table.loc["darlr"]
     assert row["less mbpo"].value == pytest.approx(3.0)  # 2 and 4
     assert row["run again"].value == pytest.approx(1.5)  # 1 and 2
-    assert row["both"] == pytest.approx((2 + 4 + 1 + 2) / 4)
-    assert row["ahead"] == "4 of 4"
+    # Two seeds, not four: (2 + 1) / 2 and (4 + 2) / 2.
+    assert row["both"] == pytest.approx(2.25)
+    assert row["± 95 % (t)"] == pytest.approx(mean_and_interval([1.5, 3.0])[1])
+    assert row["ahead"] == "2 of 2"
     assert row["again less first"].value == pytest.approx(-1.5)
 
 
@@ -374,6 +395,22 @@ def test_other_seeds_are_more_pairs_over_the_epochs_that_all_have(write_run):
     assert row["ahead"] == "4 of 4"
     assert "again less first" not in table.columns
     assert list(table.index) == ["darlr"]
+
+
+def test_a_seed_of_one_of_the_two_stands_alone(write_run):
+    """The gain is 2 and 4 on seeds 0 and 1, and then -10 and 3 on seeds 1 and 2."""
+    gains = {"mbpo": 0.0, "darlr": 2.0}
+    first = {n: finished(write_run(n), gain) for n, gain in gains.items()}
+    more = {n: run._replace(metrics=metrics((1, 2))) for n, run in first.items()}
+    for seed, gain in ((1, -10.0), (2, 3.0)):
+        rows = more["darlr"].metrics
+        rows.loc[rows["seed"] == seed, ALL_USERS] += gain
+
+    row = repeats_table(first, more, "mbpo").set_index("row").loc["darlr"]
+
+    assert row["both"] == pytest.approx((2 - 3 + 3) / 3)
+    assert row["± 95 % (t)"] == pytest.approx(mean_and_interval([2.0, -3.0, 3.0])[1])
+    assert row["ahead"] == "2 of 3"
 
 
 def finished(path, gain):

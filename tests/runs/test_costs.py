@@ -47,6 +47,12 @@ def test_worked_by_hand():
     )
 
 
+def test_a_finished_run_that_is_opened_alone_has_shared_its_program():
+    again = {"run_seconds": None, "side_by_side": 1, "earlier_sessions": [RECORD]}
+    costs = costs_of(again, metrics((2.0,), 30))
+    assert (costs.run_seconds, costs.side_by_side) == (100.0, 2)
+
+
 def test_a_run_that_says_nothing():
     rows = metrics((2.0,), 30).drop(columns="env_steps")
     assert costs_of({}, rows) == Costs(*[None] * 7, side_by_side=1)
@@ -69,6 +75,10 @@ def test_table(tmp_path, steps, pace):
     (row,) = costs_table([read_run(tmp_path / "mbpo")]).to_dict("records")
     assert row.pop("1,000 transitions/s") == pytest.approx(pace, nan_ok=True)
     assert math.isnan(row.pop("device MiB"))
+    assert row.pop("side by side") == 2
+    run.update(side_by_side=1)
+    alone = costs_table([read_run(tmp_path / "mbpo")])
+    assert "side by side" not in alone  # nobody was there to share with
     assert row == {
         "row": "mbpo",
         "seeds": 2,

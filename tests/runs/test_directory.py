@@ -13,8 +13,15 @@ import pytest
 
 import darlr_jax
 from darlr_jax import config as config_lib
+from darlr_jax import files
 from darlr_jax.runs import directory
-from darlr_jax.runs.directory import Resume, RunDirectory, RunError, load_config
+from darlr_jax.runs.directory import (
+    Resume,
+    RunDirectory,
+    RunError,
+    load_config,
+    read_text,
+)
 from tests.runs.conftest import CONFIG, open_run
 
 
@@ -159,6 +166,7 @@ def test_remains_of_a_killed_write_are_removed(tmp_path):
 def test_resume_policies(tmp_path):
     with pytest.raises(RunError, match="no run to resume"):
         open_run(tmp_path / "new", resume=Resume.MUST)
+    assert names(tmp_path) == []
     open_run(tmp_path / "old").close()
     with pytest.raises(RunError, match="holds a run already"):
         open_run(tmp_path / "old", resume=Resume.NEVER)
@@ -173,6 +181,28 @@ def test_directory_of_something_else_is_refused(tmp_path, overwrite):
     with pytest.raises(RunError, match="no run directory"):
         open_run(tmp_path, overwrite=overwrite)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_run_that_was_killed_between_its_first_two_files_has_not_begun(tmp_path):
+    open_run(tmp_path).close()
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(RunError, match="no run to resume"):
+        open_run(tmp_path, resume=Resume.MUST)
+    other = config_lib.replace(CONFIG, {"selector.k_sel": 20})
+    with open_run(tmp_path, other, resume=Resume.NEVER) as run:
+        assert not run.resumed
+    assert load_config(tmp_path) == other
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "metrics.csv").write_text("seed,epoch\n")  # it had begun
+    with pytest.raises(RunError, match=r"run\.json: cannot be read"):
+        open_run(tmp_path)
+
+
+def test_config_json_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text('{"precious": 1}')
+    with pytest.raises(RunError, match="not a configuration of this version"):
+        open_run(tmp_path)
+    assert read_text(tmp_path / "config.json") == '{"precious": 1}'
 
 
 def test_path_that_cannot_be_a_directory(tmp_path):
@@ -244,6 +274,40 @@ def test_replacing_leaves_the_old_file_where_writing_fails(tmp_path):
         raise ZeroDivisionError
     assert file.read_text() == "old"
     assert names(tmp_path) == ["file"]
+
+
+def test_a_folder_is_replaced_before_the_old_one_goes(tmp_path, monkeypatch):
+    folder, seen, remove = tmp_path / "folder", [], files._remove
+
+    def watch(path):
+        seen.append(read_text(folder / "file"))
+        remove(path)
+
+    monkeypatch.setattr(files, "_remove", watch)
+    for text in ("old", "new"):
+        with directory.replacing(folder) as temporary:
+            temporary.mkdir()
+            (temporary / "file").write_text(text)
+    assert set(seen) == {"old", "new"} and seen[1:] == ["new"] * len(seen[1:])
+    assert names(tmp_path) == ["folder"]
+
+
+def test_what_cannot_be_written_speaks_of_checkpoints_where_there_are_some(tmp_path):
+    def refusal(path):
+        with pytest.raises(RunError) as error, directory.writing(path):
+            raise OSError(28, "No space left on device")
+        return str(error.value)
+
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    file = tmp_path / "run" / "metrics.csv"
+    expected = (
+        f"{file}: cannot be written to (No space left on device); mend that and run "
+        "the same command again"
+    )
+    assert refusal(file) == expected
+    (tmp_path / "run" / "checkpoints" / "3").mkdir()
+    assert refusal(file) == f"{expected}, the last checkpoint is intact"
+    assert "checkpoint" not in refusal(tmp_path / "page.html")
 
 
 def test_json_has_no_word_for_not_a_number(tmp_path):

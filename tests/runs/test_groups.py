@@ -120,6 +120,22 @@ def test_runs_stand_in_the_order_of_the_methods(write_run, tmp_path):
         read_group(tmp_path / "nothing")
 
 
+def test_what_reproduce_makes_beside_its_runs_is_no_run(write_run, tmp_path):
+    write_run("mbpo")
+    for name in ("tables", ".hidden"):
+        (tmp_path / name).mkdir()
+    assert [run.name for run in read_group(tmp_path).runs] == ["mbpo"]
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(RunError, match=r"notes: no run directory \(it has no config"):
+        read_group(tmp_path)
+
+
+def test_a_folder_of_tables_alone_holds_no_runs(tmp_path):
+    (tmp_path / "tables").mkdir()
+    with pytest.raises(RunError, match="holds no run directories"):
+        read_group(tmp_path)
+
+
 def test_a_malformed_run_stops_the_group(write_run, tmp_path):
     write_run("good")
     (write_run("bad") / "metrics.csv").write_text("seed,epoch\n")

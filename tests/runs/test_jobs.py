@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from darlr_jax.config import ConfigError
 from darlr_jax.runs.directory import RunDirectory, RunError
 from darlr_jax.runs.jobs import (
     Progress,
@@ -87,6 +88,35 @@ def test_one_experiment_is_one_directory_in_all_tables(tmp_path):
     assert names == {"darlr__a=1__b=2"}
 
 
+@pytest.mark.parametrize(
+    ("table", "row", "field", "value"),
+    [
+        ("sensitivity", "selector.k_sel=10", "selector.k_sel", 20),
+        ("sensitivity", "selector.k_sel=15", "selector.k_sel", 20),  # as it is
+        ("density", "darlr@100%", "dataset.thinning.share", 0.5),
+        ("ablation", "no_similarity", "selector.lambda_s", 5.0),
+        ("ablation", "darlr", "reward.entropy_orders", (1,)),  # of a row left out
+        ("extensions", "mbpo+masked", "recommender.mask_used_items", True),
+    ],
+)
+def test_what_tells_rows_apart_is_not_set_for_all(tmp_path, table, row, field, value):
+    plan = choose_rows(make_plan(table, "coat"), [row])
+    with pytest.raises(ConfigError, match=f"--set={field}=.*--table={table} apart"):
+        plan_jobs(plan, tmp_path, overrides={field: value}, options=[])
+
+
+def test_exit_windows_are_not_set_for_all_and_other_fields_are(tmp_path):
+    window = {"environment.exit_window": 7}
+    with pytest.raises(ConfigError, match="tells rows of --table=exit_rule apart"):
+        plan = choose_rows(make_plan("exit_rule", "kuairec"), ["mbpo@N=4"])
+        plan_jobs(plan, tmp_path, overrides=window, options=[])
+    fewer = {"selector.k_sel": 10, "reward.neighbours": 10, **window}
+    for table in ("main", "extensions"):
+        plan = make_plan(table, "kuairec")
+        jobs = plan_jobs(plan, tmp_path, overrides=fewer, options=[])
+        assert {job.config.selector.k_sel for job in jobs} == {10}
+
+
 def test_progress(tmp_path):
     job = jobs_of(tmp_path)[0]
     assert progress(job, SEEDS) == Progress(0, False)
@@ -119,12 +149,32 @@ def test_a_line_that_is_being_written_does_not_count(tmp_path):
     with RunDirectory(job.path).metrics_csv.open("a") as stream:
         stream.write("0,3,300")
     assert progress(job, SEEDS).epochs == 2
+    assert estimate_seconds([job], SEEDS) == [(1.0, True)]
+
+
+def test_a_run_that_was_killed_before_it_began_is_not_run(tmp_path):
+    job = jobs_of(tmp_path)[0]
+    write(job, 0)
+    RunDirectory(job.path).run_file.unlink()
+    assert progress(job, SEEDS) == Progress(0, False)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"0,2,", b"\xff,2,"), (b",0.5,", b",0.x,"), (b"seed,", b"sead,")]
+)
+def test_damaged_metrics_are_one_line(tmp_path, old, new):
+    job = jobs_of(tmp_path)[0]
+    write(job, 4, close=False)
+    file = RunDirectory(job.path).metrics_csv
+    file.write_bytes(file.read_bytes().replace(old, new, 1))
+    with pytest.raises(RunError, match=r"metrics\.csv: is damaged"):
+        estimate_seconds([job], SEEDS)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seeds": [0, 1, 2]}, r"seeds: \[0, 1, 2\], not \[0, 1\]"),
+        ({"seeds": [0, 1, 2]}, r"seeds: \[0, 1, 2\] -> \[0, 1\]"),
         (
             {"failed_seeds": [{"seed": 1, "epoch": 3, "term": "loss", "value": "nan"}]},
             "1 of 2 seeds failed .seed 1: loss is nan in epoch 3",
@@ -142,7 +192,7 @@ def test_runs_that_must_not_be_used(tmp_path, changes, message):
 def test_another_experiment_in_the_directory(tmp_path):
     first, second = jobs_of(tmp_path)
     write(first, 4)
-    with pytest.raises(RunError, match=r"selector\.lambda_s: 1\.0, not 0\.0"):
+    with pytest.raises(RunError, match=r"selector\.lambda_s: 1\.0 -> 0\.0"):
         progress(second._replace(path=first.path), SEEDS)
     with pytest.raises(RunError, match="has 4 epochs, 3 are asked for"):
         progress(jobs_of(tmp_path, epochs=3)[0], SEEDS)

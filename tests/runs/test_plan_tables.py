@@ -49,6 +49,10 @@ def test_every_form_has_the_notes():
     assert texts[".csv"].count(",an invented matrix\n") == 2
     assert "Evaluation pays: an invented matrix." in texts[".tex"]
     assert texts[".md"].startswith("# Main table, coat\n")
+    assert "\nChosen by --rows: 2 of 23 rows.\n" in texts[".md"]
+    assert "Chosen by --rows" in texts[".tex"]
+    whole = plan_texts(compared(make_plan("main", "coat")))
+    assert "Chosen" not in whole[".md"] + whole[".tex"]
 
 
 def test_every_form_names_rows_on_another_fit():
@@ -60,8 +64,8 @@ def test_every_form_names_rows_on_another_fit():
     table = plan_table(plan, rows, PUBLISHED, None)
     texts = [plan_texts(table)[".md"], plan_texts(table)[".tex"], brief_text(table)]
     for text in texts:
-        assert "On another fit of the same world model than its rows that" in text
-        assert "differently): dorl." in text
+        assert "On another fit of the world model that most rows have" in text
+        assert "rounds differently: dorl." in text
 
 
 def test_the_brief_form_has_means_and_paired_intervals():
@@ -114,4 +118,6 @@ def test_notes_of_an_axis_say_what_all_places_share():
     plan = make_plan("exit_rule", "kuairec")
     *_, where = notes = brief_text(compared(plan)).splitlines()
     assert "NX_0 R_tra; seeds: 2; epochs: 4." in notes
-    assert where.startswith("By exit window N: darlr, against its pair: undecided at")
+    assert where.startswith(
+        "By exit window N: darlr, against its pair, by Student's interval: undecided at"
+    )

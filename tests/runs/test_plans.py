@@ -34,6 +34,7 @@ def test_rows_can_be_named_paired_and_run(plan):
         identities.append(identity(row_config(row, plan.dataset)))
         assert row.against is None or row.against in names
         assert row.against != row.name
+    assert {row.panel for row in plan.rows} <= {"", *plan.fixed}
     # Of a figure of lines the preset stands at several places; nothing else repeats.
     if plan.figure != "lines":
         assert len(set(identities)) == len(identities)
@@ -188,6 +189,17 @@ def test_roler_apart_is_every_combination_and_begins_with_roler():
 def test_no_table_of_exit_windows_where_nobody_leaves(dataset):
     with pytest.raises(ConfigError, match=f"on {dataset} nobody leaves early"):
         make_plan("exit_rule", dataset)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_one_experiment_is_one_directory_but_for_roler_taken_apart(dataset):
+    directories = {}
+    for plan in (plan for plan in PLANS if plan.dataset == dataset):
+        for row in plan.rows:
+            names = directories.setdefault(identity(row_config(row, dataset)), {})
+            names.setdefault(directory_name(row), plan.table)
+    twice = [names for names in directories.values() if len(names) > 1]
+    assert [set(names.values()) - {"roler"} for names in twice] in ([], [{"main"}])
 
 
 def test_rows_are_chosen_by_name_in_the_order_of_the_plan():

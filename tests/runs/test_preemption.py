@@ -10,7 +10,13 @@ import threading
 
 import pytest
 
-from darlr_jax.runs.preemption import AT_ONCE, SIGNALS, Interrupted, StopRequest
+from darlr_jax.runs.preemption import (
+    AT_ONCE,
+    SIGNALS,
+    Interrupted,
+    StopRequest,
+    wait,
+)
 
 
 def send(number):
@@ -118,3 +124,28 @@ def test_a_second_interrupt_ends_a_compiled_epoch_at_once(first):
             assert process.wait(30) == AT_ONCE == 130
         finally:
             process.kill()
+
+
+class Process:
+    """Runs until it is told to stop, and goes on for a moment."""
+
+    def __init__(self):
+        self.told, self.waited = 0, 0
+
+    def wait(self, seconds):
+        self.waited += 1
+        if self.waited == 1:
+            send(signal.SIGTERM)
+        if self.waited < 4:
+            raise subprocess.TimeoutExpired("run", seconds)
+        return 75
+
+    def terminate(self):
+        self.told += 1
+
+
+def test_a_child_is_told_once():
+    process = Process()
+    with StopRequest() as stop:
+        assert wait(process, stop) == 75
+    assert process.told == 1

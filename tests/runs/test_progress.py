@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from darlr_jax.runs.progress import NullProgress, Progress, clock
+from darlr_jax.runs.progress import Progress, clock
 
 
 class Terminal(io.StringIO):
@@ -74,13 +74,6 @@ def test_terminal_without_rich_gets_lines(monkeypatch):
     stream = Terminal()
     Progress(2, 3000, "x", stream).update(1, 3000, 2.0, {})
     assert stream.getvalue().endswith("1/2  2.00 s  1,500 steps/s  ETA 0:02\n")
-
-
-def test_null_progress_shows_nothing(capsys):
-    progress = NullProgress()
-    progress.update(1, 1, 1.0, {})
-    progress.close()
-    assert capsys.readouterr() == ("", "")
 
 
 def test_a_method_without_transitions_is_not_measured_in_them():

@@ -13,14 +13,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from darlr_jax.config import replace
 from darlr_jax.evaluation.calibration import calibration_report
 from darlr_jax.evaluation.errors import variance_shares
 from darlr_jax.evaluation.estimates import Estimates, estimate_errors
+from darlr_jax.presets import preset
+from darlr_jax.runs import pages
 from darlr_jax.runs.directory import RunDirectory, RunError, write_json
 from darlr_jax.runs.groups import read_group
+from darlr_jax.runs.jobs import directory_name
+from darlr_jax.runs.plans import make_plan, row_config
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.report import results_report, run_report
+from darlr_jax.runs.writers import MetricsWriter
+from experiments import make_tables
 from experiments.diagnosis import plain
+from tests.runs.conftest import metrics_row, open_run
 from tests.simulation.worlds import invented_world_model, tiny, tiny_dataset
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -133,6 +141,43 @@ def test_the_page_of_a_group(run, write_run):
     assert "<td>0 of 2</td>" in text
 
 
+def test_the_page_of_a_group_of_one_plan_has_its_table_alone(tmp_path):
+    pytest.importorskip("matplotlib")
+    plan = make_plan("roler", "coat")
+    for row in plan.rows:
+        config = row_config(row, "coat")
+        with open_run(tmp_path / directory_name(row), config) as run:
+            MetricsWriter(run).write([metrics_row(seed, 1) for seed in (0, 1)])
+    group = read_group(tmp_path)
+    text = results_report(group, PUBLISHED, "mbpo")
+    assert f"<h2>{plan.title}</h2>" in text
+    assert "<h2>Table</h2>" not in text
+    assert "No picture" not in text
+    assert make_tables._paired_tables(group, PUBLISHED) == {}
+
+
+def test_no_picture_of_nothing_is_no_want_of_matplotlib(monkeypatch):
+    pytest.importorskip("matplotlib")
+    assert pages.figure(None, "x", "of nothing") == ""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "matplotlib is not installed" in pages.figure(None, "x", "of nothing")
+
+
+@pytest.mark.parametrize(
+    ("method", "window", "shown"),
+    [("mbpo", 1, "16.93"), ("mbpo", 4, "12.04"), ("darlr", 4, None)],
+)
+def test_beside_a_run_stands_what_was_published_at_its_exit_window(
+    tmp_path, method, window, shown
+):
+    config = replace(preset("kuairec", method), {"environment.exit_window": window})
+    with open_run(tmp_path / "run", config) as run:
+        MetricsWriter(run).write([metrics_row(seed, 1) for seed in (0, 1)])
+    text = run_report(run.path, PUBLISHED)
+    assert ("published (one seed)" in text) == (shown is not None)
+    assert shown is None or f"<b>{shown}</b>" in text
+
+
 def test_a_run_without_warnings_is_judged_by_todays_rules(run):
     record = json.loads(RunDirectory(run).run_file.read_text())
     del record["warnings"]
@@ -218,7 +263,7 @@ def test_costs_are_those_of_all_sessions(run):
         "compilation, all sessions": "5.0 s",
         "an epoch, median": "0.5 s",
         "transitions": "1,600, 400 a second",  # 100 an epoch, two seeds in 0.5 s
-        "shared by": "3 runs in one program; seconds are of all",
+        "shared by": "up to 3 runs in one program; seconds are of all",
         "peak memory, host": "2,048 MiB",
         "peak memory, device": "not recorded",
     }.items():

@@ -9,8 +9,11 @@ import pandas as pd
 import pytest
 from scipy import stats  # JAX depends on it; the library does not
 
+from darlr_jax.config import replace
+from darlr_jax.presets import preset
 from darlr_jax.runs import results
 from darlr_jax.runs.directory import RunDirectory, RunError, write_json
+from tests.runs.test_comparison import PUBLISHED
 
 
 def test_metrics_read_back_exactly(write_run):
@@ -56,16 +59,9 @@ def test_quantiles_of_student(degrees):
 
 
 def test_summary_table(write_run):
-    runs = [write_run("a"), write_run("b", seeds=(0,), epochs=4, method="mbpo")]
-    published = pd.DataFrame(
-        {
-            "dataset": ["Coat", "Coat", "KuaiRec"],
-            "method": ["DARLR", "DORL", "MBPO"],
-            "NX_0_R_tra": [78.04, 71.4, 12.04],
-        }
-    )
-    table = results.summary_table(list(map(results.read_run, runs)), published)
-    assert list(table["method"]) == ["darlr", "mbpo"]
+    runs = [write_run("a"), write_run("b", seeds=(0,), epochs=4, method="random")]
+    table = results.summary_table(list(map(results.read_run, runs)), PUBLISHED)
+    assert list(table["method"]) == ["darlr", "random"]
     assert list(table["seeds"]) == [2, 1]
     assert list(table["epochs"]) == [8, 4]
     assert list(table["NX_0 R_tra"]) == [45.5, 25.0]
@@ -74,8 +70,8 @@ def test_summary_table(write_run):
     assert list(table["NX_0 all users"]) == [45.75, 25.25]
     assert table["± 95 %"].isna().tolist() == [False, True]
     assert table["R_each"].isna().all()  # not among the invented metrics
-    assert table["published"].tolist()[0] == 78.04
-    assert table["difference"].tolist()[0] == pytest.approx(45.5 - 78.04)
+    assert table["published"].tolist()[0] == 78.0429
+    assert table["difference"].tolist()[0] == pytest.approx(45.5 - 78.0429)
     assert table["published"].isna().tolist() == [False, True]
     without = results.summary_table(list(map(results.read_run, runs)))
     pd.testing.assert_frame_equal(
@@ -84,22 +80,22 @@ def test_summary_table(write_run):
 
 
 @pytest.mark.parametrize(
-    ("published", "message"),
+    ("method", "changes", "score"),
     [
-        ({"dataset": ["coat"], "method": ["darlr"]}, "no column NX_0_R_tra"),
-        (
-            {
-                "dataset": ["coat", "Coat"],
-                "method": ["darlr", "DARLR"],
-                "NX_0_R_tra": [1.0, 2.0],
-            },
-            "2 rows of darlr on coat",
-        ),
+        ("mbpo", {}, 16.93),  # of the sweep: the main table's is at N = 4
+        ("mbpo", {"environment.exit_window": 4}, 12.0426),
+        ("darlr", {"environment.exit_window": 4}, None),  # published at N = 1 alone
+        ("mbpo", {"dataset.twin": True}, None),
     ],
 )
-def test_bad_published_table_is_refused(write_run, published, message):
-    with pytest.raises(RunError, match=message):
-        results.summary_table([results.read_run(write_run())], pd.DataFrame(published))
+def test_published_scores_are_of_the_same_exit_window(
+    write_run, method, changes, score
+):
+    config = replace(preset("kuairec", method), changes)
+    run = results.read_run(write_run())._replace(config=config)
+    (found,) = results.summary_table([run], PUBLISHED)["published"]
+    expected = math.nan if score is None else score
+    assert found == pytest.approx(expected, abs=0.005, nan_ok=True)
 
 
 def test_run_table(write_run):

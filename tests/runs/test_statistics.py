@@ -63,7 +63,7 @@ def test_one_run_has_no_interval():
     assert interval.value == 5.0
     assert interval.runs == 1
     assert math.isnan(interval.low) and math.isnan(interval.high)
-    assert not interval.above_zero and not interval.below_zero
+    assert not interval.low > 0 and not interval.high < 0
     assert math.isnan(bootstrap([SCORES, [5.0]]).low)
 
 
@@ -96,8 +96,8 @@ def test_pairing_removes_what_seeds_share():
     """Seeds differ by 10, methods by 1: paired that is seen, unpaired it is not."""
     base = dict(enumerate([0.0, 10.0, 20.0, 30.0, 40.0]))
     better = {seed: value + 1 for seed, value in base.items()}
-    assert paired_difference(better, base).above_zero
-    assert paired_difference(base, better).below_zero
+    assert paired_difference(better, base).low > 0
+    assert paired_difference(base, better).high < 0
     unpaired = probability_of_improvement(
         [list(better.values())], [list(base.values())]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import os
 import time
 
@@ -65,6 +66,17 @@ def test_what_a_fit_depends_on_finds_it(store, monkeypatch):
     assert store.load_fit(CONFIG, "cd" * 32) is None
     monkeypatch.setattr(world_models, "_SOURCES", ("config.py",))
     assert store.load_fit(CONFIG, DATA) is None
+
+
+@pytest.mark.parametrize("name", ["jax", "jaxlib", "flax", "optax", "numpy"])
+def test_another_version_of_what_it_is_computed_with_is_another_model(
+    monkeypatch, name
+):
+    before, version = fingerprint(CONFIG, DATA), importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda n: version(n) + "x" * (n == name)
+    )
+    assert fingerprint(CONFIG, DATA) != before
 
 
 @pytest.mark.parametrize("kind", ["fit_path", "path"])

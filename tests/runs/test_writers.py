@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darlr_jax.runs.directory import RunDirectory, RunError
-from darlr_jax.runs.writers import MetricsWriter, NullWriter, metric_rows
+from darlr_jax.runs.writers import MetricsWriter, metric_rows
 from tests.runs.conftest import metrics_row, open_run
 
 
@@ -197,13 +197,6 @@ def test_malformed_json_line_is_named(run):
     run.metrics_jsonl.write_text('{"seed": 0}\n')
     with pytest.raises(RunError, match=r"metrics\.jsonl: malformed line"):
         MetricsWriter(run).truncate_after(1)
-
-
-def test_null_writer_keeps_nothing(tmp_path):
-    writer = NullWriter()
-    writer.write(rows(1))
-    writer.close()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_rows_are_read_back_as_they_were_written(tmp_path):
