@@ -191,6 +191,12 @@ def user_path(name: str) -> pathlib.Path:
     return text.user_path(name)
 
 
+def users_cache() -> pathlib.Path:
+    """The user's own cache folder, where no flag names another."""
+    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(root) / "darlr_jax"
+
+
 def cache_directory(*parts: str) -> pathlib.Path:
     """--cache_dir, or the user's own cache folder, or a folder in it; it exists then.
 
@@ -199,10 +205,7 @@ def cache_directory(*parts: str) -> pathlib.Path:
     Raises:
       ConfigError: it cannot be created.
     """
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    cache = pathlib.Path(root) / "darlr_jax"
-    if CACHE_DIR.value:
-        cache = user_path(CACHE_DIR.value)
+    cache = user_path(CACHE_DIR.value) if CACHE_DIR.value else users_cache()
     path = cache.joinpath(*parts)
     try:
         for folder in (cache, path):  # a mode is for the last folder of a path alone

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import pathlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from darlr_jax.config import ExperimentConfig, WorldModelConfig
+from darlr_jax.data import preparation
 from darlr_jax.data.dataset import Dataset
 from darlr_jax.data.loading import data_hash
 from darlr_jax.evaluation.calibration import calibration_report
 from darlr_jax.evaluation.rollout import check_modes
-from darlr_jax.experiment import Experiment, build_experiment, needs_world_model
-from darlr_jax.runs.directory import RunDirectory, write_json, writing
+from darlr_jax.experiment import (
+    Experiment,
+    build_experiment,
+    init_seeds,
+    needs_world_model,
+)
+from darlr_jax.runs.checkpoint import Checkpointer
+from darlr_jax.runs.directory import (
+    RunDirectory,
+    RunError,
+    load_identity,
+    write_json,
+    writing,
+)
 from darlr_jax.runs.failures import summary
 from darlr_jax.runs.memory import device_peak_mib, host_peak_mib
 from darlr_jax.runs.plots import plot_curves
@@ -27,7 +41,7 @@ from darlr_jax.simulation.tables import check_sizes
 from darlr_jax.types import WorldModelTables
 from darlr_jax.world_model.ensemble import FitState, fit_ensemble
 from darlr_jax.world_model.tables import predict_tables
-from experiments import diagnosis
+from experiments import cli, diagnosis
 from experiments.cli import say
 from experiments.training import Trained, train_runs
 
@@ -160,6 +174,42 @@ def prepare(
             dataset, config.world_model, store, stop or StopRequest()
         )
     return Prepared(build_experiment(dataset, tables, config), tables, report)
+
+
+class Restored(NamedTuple):
+    """A run as its last checkpoint has it: to look at, or to go on with."""
+
+    dataset: Dataset
+    experiment: Experiment
+    states: Any  # [S] of the learner, in the order of the run's seeds
+
+
+def restore(
+    path: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Restored:
+    """Reads a run directory, for work in Python; needs no flags.
+
+    Args:
+      path: the run directory.
+      data_dir: where the data lie, as of `--data_dir`; nothing is downloaded.
+      cache_dir: as of `--cache_dir`; a world model that is not kept there is fitted.
+
+    Raises:
+      RunError: there is no run, no checkpoint that can be read, or the data are others.
+      DataError: data are missing or malformed.
+    """
+    cache = pathlib.Path(cache_dir) if cache_dir else cli.users_cache()
+    identity = load_identity(path)
+    folders = preparation.Folders(pathlib.Path(data_dir) if data_dir else None, cache)
+    dataset = preparation.prepare(identity.config.dataset, folders, say)
+    if dataset.sources != identity.data:
+        raise RunError(f"{path}: was made of other data than these")
+    experiment = prepare(dataset, identity.config, cache).experiment
+    example = init_seeds(experiment, identity.seeds)
+    with Checkpointer(RunDirectory(path).checkpoints, identity=identity) as stored:
+        return Restored(dataset, experiment, stored.restore(example))
 
 
 def world_model(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -14,7 +16,6 @@ import pytest
 
 from darlr_jax import config as config_lib
 from darlr_jax.data.loading import load_dataset
-from darlr_jax.experiment import init_seeds
 from darlr_jax.presets import preset
 from darlr_jax.runs.checkpoint import Checkpointer
 from darlr_jax.runs.directory import RunDirectory, RunError, read_json
@@ -74,13 +75,10 @@ def merge(folder, name, dataset=None):
 
 def states_of(path):
     """The last states of a run of SEEDS."""
-    config = configured()
-    dataset = load_dataset(config.dataset)
-    experiment = session.prepare(dataset, config, path.parent / "cache").experiment
     with Checkpointer(RunDirectory(path).checkpoints) as checkpoints:
         described = read_json(checkpoints.newest() / "_CHECKPOINT_METADATA")
         assert described["custom_metadata"]["score"] is not None
-        return checkpoints.restore(init_seeds(experiment, SEEDS))
+    return session.restore(path, cache_dir=path.parent / "cache").states
 
 
 def assert_alike(path, other):
@@ -99,6 +97,32 @@ def test_metrics_and_states_are_those_of_the_run_together(folder):
         if jax.dtypes.issubdtype(merged.dtype, jax.dtypes.prng_key):
             merged, together = map(jax.random.key_data, (merged, together))
         np.testing.assert_allclose(merged, together, rtol=2e-3, atol=2e-4)
+
+
+def test_python_in_the_readme_takes_a_run(folder):
+    """With another folder than it names."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    named = 'session.restore("runs/coat_darlr", data_dir="path/to/data")'
+    assert named in code
+    cache = str(folder / "cache")
+    ours = f'session.restore("{folder / "merged"}", cache_dir="{cache}")'
+    found: dict = {}
+    exec(code.replace(named, ours), found)
+    config = configured()
+    turns, sessions = config.environment.max_turn, config.training.environments
+    assert found["transitions"].item.shape == (turns, sessions)
+    assert found["metrics"]["NX_0_R_tra"].shape == ()
+    assert (found["run"].states.epoch == config.training.epochs).all()
+
+
+def test_a_run_of_other_data_is_not_restored(folder, monkeypatch):
+    other = configured().dataset
+    other = dataclasses.replace(
+        other, synthetic=dataclasses.replace(other.synthetic, num_users=13)
+    )
+    monkeypatch.setattr(session.preparation, "prepare", lambda *_: load_dataset(other))
+    with pytest.raises(RunError, match="was made of other data than these"):
+        session.restore(folder / "merged", cache_dir=folder / "cache")
 
 
 def test_it_is_a_run_like_any_other(folder):
