@@ -128,7 +128,8 @@ def make_run_epoch(learner: Learner, at_once: int | None = None) -> RunEpoch:
     Args:
       learner: what is trained.
       at_once: how many of S are computed side by side at most, in groups of one size,
-        one after another; all if None. Fewer need less memory, and more time.
+        one after another; all if None. Fewer need less memory, and more time. 1 is
+        without `vmap`, under which both branches of a `cond` are taken.
     """
     run_all = functools.partial(_run_all, learner=learner, at_once=at_once)
     return jax.jit(run_all, donate_argnums=0)
@@ -147,10 +148,10 @@ def _run_all(
     epoch = functools.partial(_run_epoch, learner=learner)
     together = jax.vmap(epoch, (0, None, None, 0 if own else None))
     count = jax.tree.leaves(states)[0].shape[0]
-    if at_once is None or at_once >= count:
+    if at_once is None or at_once >= max(count, 2):
         return together(states, tables, truth, coefficients)
     size = max(n for n in range(1, at_once + 1) if count % n == 0)
-    alone = size == 1  # without `vmap`, under which both branches of a `cond` are taken
+    alone = size == 1
 
     def follow(group: tuple[Any, Any]) -> tuple[Any, dict[str, Array]]:
         states, theirs = group

@@ -445,10 +445,11 @@ def compile_epoch(experiment: Experiment, states: Any) -> Compiled:
 def _side_by_side(states: Any) -> int:
     """How many of the states to try first: all, but on a CPU one after another.
 
-    A CPU is as busy with one, and what one reads stays in its cache.
+    A CPU is as busy with one, and what one reads stays in its cache. An accelerator
+    would wait for every branch that is not taken: there even one is under `vmap`.
     """
     count = jax.tree.leaves(states)[0].shape[0]
-    return 1 if jax.default_backend() == "cpu" else count
+    return 1 if jax.default_backend() == "cpu" else max(count, 2)
 
 
 def _memory(compiled: Any, experiment: Experiment, states: Any) -> Memory:

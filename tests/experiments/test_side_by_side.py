@@ -172,6 +172,13 @@ def test_settings_side_by_side_or_a_few_at_a_time_are_the_same():
         np.testing.assert_allclose(
             found[None]["shaped_reward"][rows], alone["shaped_reward"], rtol=1e-4
         )
+    # And so is a single one, without `vmap`.
+    single = make_run_epoch(experiment.learner, at_once=1)
+    found_alone = run_epoch(experiment, single, init_seeds(experiment, [4]))[1]
+    for name, value in found_alone.items():
+        np.testing.assert_allclose(
+            value, found[None][name][:1], rtol=1e-4, atol=1e-5, err_msg=name
+        )
 
 
 def test_a_cpu_takes_one_after_another_and_an_accelerator_all(monkeypatch):
