@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
@@ -13,7 +13,6 @@ from experiments import cli
 
 if TYPE_CHECKING:
     from benchmarks.invented import Sizes
-    from benchmarks.timing import Limits
 
 JSON = flags.DEFINE_bool("json", False, "Print JSON, a line a result, nothing else.")
 SEEDS = flags.DEFINE_integer("num_seeds", 1, "Seeds side by side.", lower_bound=1)
@@ -34,6 +33,14 @@ K_SEL = flags.DEFINE_integer(
 )
 
 
+class Limits(NamedTuple):
+    """How often a program is called."""
+
+    calls: int  # timed, at most
+    seconds: float  # after which no further call is begun
+    at_least: int = 3  # calls timed, however long they take
+
+
 def setting() -> tuple[ExperimentConfig, Sizes]:
     """What the flags ask for: a configuration, and the sizes of invented tables.
 
@@ -50,8 +57,6 @@ def setting() -> tuple[ExperimentConfig, Sizes]:
 
 def limits() -> Limits:
     """How often programs are called."""
-    from benchmarks.timing import Limits
-
     return Limits(CALLS.value, SECONDS.value)
 
 

@@ -13,15 +13,8 @@ import jax
 
 from benchmarks.counts import Work, floor
 from benchmarks.machine import Rates
+from benchmarks.options import Limits
 from benchmarks.workload import Phase
-
-
-class Limits(NamedTuple):
-    """How often a program is called."""
-
-    calls: int  # timed, at most
-    seconds: float  # after which no further call is begun
-    at_least: int = 3  # calls timed, however long they take
 
 
 class Stopwatch:

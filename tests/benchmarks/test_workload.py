@@ -14,7 +14,8 @@ import pytest
 from benchmarks import counts, growth, machine, options, timing, workload
 from benchmarks.invented import invent_experiment, invent_fit, sizes_of
 from benchmarks.machine import Extents, Rates
-from benchmarks.timing import Limits, Stopwatch
+from benchmarks.options import Limits
+from benchmarks.timing import Stopwatch
 from darlr_jax import config as config_lib
 from darlr_jax.config import ConfigError
 from darlr_jax.experiment import init_seeds
