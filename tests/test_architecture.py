@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -112,6 +113,22 @@ def test_imports_go_down(part):
     paths = [path for path in sources("darlr_jax") if part_of(path) == part]
     found = {str(path.relative_to(ROOT)): violations(path) for path in paths}
     assert {path: parts for path, parts in found.items() if parts} == {}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Nor those of one folder, nor within functions or for types alone."""
+    paths = sources("darlr_jax", *PROGRAMS)
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in paths
+        if path.stem != "__init__"
+    }
+    needs = {
+        name: set(imports(parse(path))) & modules.keys() - {name}
+        for name, path in modules.items()
+    }
+    assert any(needs.values())
+    graphlib.TopologicalSorter(needs).prepare()  # raises CycleError, and names it
 
 
 def test_exceptions_are_needed_and_have_a_reason():
