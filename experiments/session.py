@@ -33,7 +33,7 @@ from darlr_jax.runs.directory import (
 )
 from darlr_jax.runs.failures import summary
 from darlr_jax.runs.memory import device_peak_mib, host_peak_mib
-from darlr_jax.runs.plots import plot_curves
+from darlr_jax.runs.panels import plot_curves
 from darlr_jax.runs.preemption import StopRequest
 from darlr_jax.runs.results import load_metrics, run_table, to_markdown
 from darlr_jax.runs.world_models import Report, WorldModelStore

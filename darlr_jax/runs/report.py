@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -31,14 +31,12 @@ from darlr_jax.runs.fields import changed_fields, in_words, shared_changes
 from darlr_jax.runs.figures import (
     COLOURS,
     can_share_axes,
-    draw_band,
     draw_plan,
-    finish,
     legend,
     legend_beneath,
-    seed_curves,
 )
 from darlr_jax.runs.groups import Group, WholePlan
+from darlr_jax.runs.panels import FIT, PANELS, Panel, draw_panel, draw_score
 from darlr_jax.runs.plan_tables import brief_notes, brief_table, plan_table
 from darlr_jax.runs.plans import Plan, Row
 from darlr_jax.runs.progress import clock
@@ -57,108 +55,6 @@ from darlr_jax.runs.results import (
 )
 from darlr_jax.runs.statistics import Interval
 from darlr_jax.runs.symptoms import PATIENCE, find_symptoms
-
-
-class _Panel(NamedTuple):
-    """Columns against the left and the right axis, and how to read them."""
-
-    title: str
-    reading: str
-    left: tuple[str, ...]
-    right: tuple[str, ...] = ()
-    logarithmic: bool = False
-
-
-_PANELS = (
-    _Panel(
-        "Length and penalty",
-        "Premature termination: sessions that get shorter while the penalty grows.",
-        ("NX_0_len_tra", "FB_len_tra"),
-        ("penalty",),
-    ),
-    _Panel(
-        "True score and inflation",
-        "Reward hacking: inflation, how far the references' estimate lies above the "
-        "user's own, grows and the true score does not.",
-        (ALL_USERS,),
-        ("inflation",),
-    ),
-    _Panel(
-        "Intrinsic reward and true error",
-        "Reward hacking: what the selector is paid rises and the error of the "
-        "estimates at visited cells (against the true matrix; analysis) does not fall.",
-        ("intrinsic_reward",),
-        ("visited_error",),
-    ),
-    _Panel(
-        "What is paid",
-        "The estimate of a step, and the reward after penalty, bonus and shift.",
-        ("estimate", "shaped_reward"),
-        ("entropy_bonus",),
-    ),
-    _Panel(
-        "Critics",
-        "Value losses, logarithmic: a critic that diverges rises here.",
-        ("recommender_value_loss", "selector_value_loss"),
-        logarithmic=True,
-    ),
-    _Panel(
-        "What the critics foresee",
-        "Share of the returns' variance that the values explain. Near zero advantages "
-        "are noise: states do not tell how much of an episode is left.",
-        ("recommender_explained_variance",),
-        ("selector_explained_variance",),
-    ),
-    _Panel(
-        "Entropy of the policies",
-        "Nats. Near zero a policy has stopped trying anything else.",
-        ("recommender_entropy",),
-        ("selector_entropy",),
-    ),
-    _Panel(
-        "Whom the selector picks",
-        "Effective number of users picked, and the share of the picks that are among "
-        "the k nearest users.",
-        ("effective_users_picked",),
-        ("knn_overlap",),
-    ),
-    _Panel(
-        "Gains of the picks",
-        "Similarity to the user and diversity among the picks, before their weights.",
-        ("similarity",),
-        ("diversity",),
-    ),
-    _Panel(
-        "Dynamic uncertainty",
-        "P'_U on first and on repeated visits of a cell, logarithmic.",
-        ("uncertainty_first", "uncertainty_repeat"),
-        logarithmic=True,
-    ),
-    _Panel(
-        "Loss",
-        "Of learners from the log alone.",
-        ("loss",),
-    ),
-)
-_FIT = _Panel(
-    "Error by epoch of the fit",
-    "On held-out feedback; epoch 0 is before fitting.",
-    ("held_out_mse", "held_out_mae"),
-    ("held_out_pair_accuracy",),
-)
-
-_NAMES = {
-    "NX_0_len_tra": "length, NX_0",
-    "FB_len_tra": "length, FB",
-    ALL_USERS: "R_tra, all users",
-    "knn_overlap": "share among the nearest",
-    "visited_error": "mean absolute error",
-    "uncertainty_first": "first visits",
-    "uncertainty_repeat": "repeated visits",
-    "held_out_mse": "mean squared error",
-    "held_out_mae": "mean absolute error",
-    "held_out_pair_accuracy": "pairs ranked rightly",
-}
 
 
 def run_report(run_dir: str | os.PathLike[str], published: PublishedScores) -> str:
@@ -453,7 +349,7 @@ def _found_today(outcome: Outcome) -> list[dict[str, Any]]:
 
 def _training_panels(metrics: pd.DataFrame) -> str:
     pictures, absent = [], []
-    for place, panel in enumerate(_PANELS):
+    for place, panel in enumerate(PANELS):
         picture = _draw_panel(panel, metrics, f"panel{place}")
         pictures.append(picture)
         if not picture:
@@ -469,7 +365,7 @@ def _world_model(run: RunDirectory) -> str:
     fit, body = _fit_epochs(run), []
     if fit is None:
         body.append(_not_recorded(run.world_model, "its method may need no such model"))
-    pictures = [] if fit is None else [_draw_panel(_FIT, fit, "fit")]
+    pictures = [] if fit is None else [_draw_panel(FIT, fit, "fit")]
     if run.calibration.exists():
         calibration = read_json(run.calibration)
         note = " ".join([_CALIBRATION, *alike(calibration)])
@@ -579,53 +475,26 @@ def _seconds(value: float | None) -> str:
     return f"{value:.1f} s" if value < 120 else clock(float(value))
 
 
-def _draw_panel(panel: _Panel, metrics: pd.DataFrame, prefix: str) -> str:
+def _draw_panel(panel: Panel, metrics: pd.DataFrame, prefix: str) -> str:
     """A panel as SVG; empty where the run has none of its columns."""
-    left = [name for name in panel.left if name in metrics.columns]
-    right = [name for name in panel.right if name in metrics.columns]
-    if not left:
+    if not panel.columns(metrics):
         return ""
     figure = plots.new_figure(4.6, 3.0, panel.title)
     if figure is None:
         return ""
     axis = figure.subplots()
-    # Whoever is her own only reference has no P'_U anywhere: zeros have no logarithm.
-    logarithmic = panel.logarithmic and bool((metrics[left] > 0).any(axis=None))
-    for number, name in enumerate(left):
-        curves = seed_curves(metrics, name)
-        if logarithmic:  # P'_U is 0 in an epoch without first visits
-            curves = curves.where(curves > 0)
-        draw_band(axis, curves, _words(name), COLOURS[number])
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    finish(axis, panel.title, "epoch", _words(left[0]) if len(left) == 1 else "")
-    if logarithmic:
-        axis.set_yscale("log")
-    if right:
-        other = axis.twinx()
-        for number, name in enumerate(right, start=len(left)):
-            draw_band(other, seed_curves(metrics, name), _words(name), COLOURS[number])
-        other.set_ylabel(_words(right[0]), color=COLOURS[len(left)])
-        other.spines["top"].set_visible(False)
-    if len(left) > 1:
+    draw_panel(axis, panel, metrics)
+    if len(panel.columns(metrics)) > 1:
         legend_beneath(figure, axis)
     return pages.figure(figure, prefix, panel.reading)
-
-
-def _words(column: str) -> str:
-    """The name of a column as a label of a picture."""
-    return _NAMES.get(column, column.replace("_", " "))
 
 
 def _score_figure(outcome: Outcome, published: PublishedScores) -> Any | None:
     figure = plots.new_figure(9.5, 4.0, "score")
     if figure is None:
         return None
-    axis, metrics = figure.subplots(), _metrics(outcome)
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    draw_band(axis, seed_curves(metrics, SCORE), "users drawn", COLOURS[5])
-    if ALL_USERS in metrics.columns:
-        draw_band(axis, seed_curves(metrics, ALL_USERS), "all users", COLOURS[0])
-    config = outcome.config
+    axis, config = figure.subplots(), outcome.config
+    draw_score(axis, _metrics(outcome))
     curve = published.curve(config.method, config)
     score = published.score(config.method, config)
     if curve is not None:
@@ -634,7 +503,6 @@ def _score_figure(outcome: Outcome, published: PublishedScores) -> Any | None:
         axis.plot(smooth.index, smooth, color=COLOURS[1], ls=":", label=label)
     elif not math.isnan(score):
         axis.axhline(score, color=COLOURS[1], ls=":", label="published mean")
-    finish(axis, "True reward of an episode", "epoch", "R_tra, NX_0")
     legend(axis)
     return figure
 

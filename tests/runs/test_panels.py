@@ -1,0 +1,86 @@
+"""panels.py: a picture with the panels that the metrics allow."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from darlr_jax.runs import panels
+from darlr_jax.runs.directory import RunDirectory, RunError
+from darlr_jax.runs.panels import PANELS
+from darlr_jax.runs.writers import MetricsWriter
+from tests.runs.conftest import metrics_row
+
+EVERYTHING = {name: 0.5 for panel in PANELS for name in (*panel.left, *panel.right)}
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were drawn, to look into."""
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    save = figure.Figure.savefig
+
+    def remember(self, *arguments, **keywords):
+        drawn.append(self)
+        return save(self, *arguments, **keywords)
+
+    monkeypatch.setattr(figure.Figure, "savefig", remember)
+    return drawn
+
+
+def test_panels_whose_columns_exist(write_run, figures):
+    path = write_run()
+    (path / "curves.png").write_text("older")
+    assert panels.plot_curves(path) == path / "curves.png"
+    assert (path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    titles = [axis.get_title(loc="left") for axis in figures[0].axes]
+    assert titles == [
+        "True reward of an episode",
+        "Length and penalty",
+        "True score and inflation",
+        "Entropy of the policies",
+        "Policy losses",
+    ]
+    score = figures[0].axes[0]
+    drawn, _ = score.lines  # means over two seeds, with a band of both
+    assert list(drawn.get_ydata()) == [10 * e + 0.5 for e in range(1, 9)]
+    assert len(score.collections) == 2
+    assert [text.get_text() for text in score.get_legend().get_texts()] == [
+        "users drawn",
+        "all users",
+    ]
+    for axis in figures[0].axes:
+        assert axis.get_xlabel() == "epoch"
+        assert axis.get_ylabel() or axis.get_legend()
+
+
+def test_all_panels(tmp_path, figures):
+    run = RunDirectory(tmp_path)
+    MetricsWriter(run).write([metrics_row(seed, 1) | EVERYTHING for seed in (0, 1)])
+    panels.plot_curves(tmp_path)
+    titles = {axis.get_title(loc="left") for axis in figures[0].axes} - {""}
+    assert titles == {"True reward of an episode", *(p.title for p in PANELS)}
+    lines = [line for axis in figures[0].axes for line in axis.get_lines()]
+    assert len(lines) == 2 + sum(len(p.left) + len(p.right) for p in PANELS)
+
+
+def test_without_matplotlib_one_line_says_what_to_do(write_run, monkeypatch, caplog):
+    path = write_run()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert panels.plot_curves(path) is None
+    assert "pip install 'darlr_jax[plots]'" in caplog.text
+    assert not (path / "curves.png").exists()
+
+
+def test_missing_metrics_are_an_error(tmp_path):
+    with pytest.raises(RunError, match=r"metrics\.csv"):
+        panels.plot_curves(tmp_path)
+
+
+@pytest.mark.parametrize(("epochs", "marker"), [(1, "o"), (2, "None")])
+def test_a_single_epoch_can_be_seen(write_run, figures, epochs, marker):
+    panels.plot_curves(write_run(epochs=epochs))
+    lines = [line for axis in figures[0].axes for line in axis.lines]
+    assert {line.get_marker() for line in lines} == {marker}
