@@ -153,12 +153,12 @@ def test_settings_side_by_side_or_a_few_at_a_time_are_the_same():
     assert stacked.lambda_u.shape == (4,)
     seeds = [4, 9, 4, 9]
     found = {}
-    for at_once in (None, 4, 3, 1):
+    for at_once in (None, 3, 1):
         epoch = make_run_epoch(experiment.learner, at_once)
         states = init_seeds(experiment, seeds)
         both = experiment._replace(coefficients=stacked)
         found[at_once] = jax.device_get(run_epoch(both, epoch, states)[1])
-    for at_once in (4, 3, 1):
+    for at_once in (3, 1):
         for name, value in found[None].items():
             np.testing.assert_allclose(
                 found[at_once][name], value, rtol=1e-4, atol=1e-5, err_msg=name

@@ -441,7 +441,8 @@ def test_data_that_cannot_be_read_are_one_line(tmp_path):
     ("arguments", "message"),
     [
         (["--set=selector.k_sel=12"], "must be below the number of users (12)"),
-        (["--set=reward.neighbours=13"], "reward.neighbours=13: there are 12 users"),
+        (["--method=roler", "--set=reward.neighbours=13"],
+         "reward.neighbours=13: there are 12 users"),
         (["--set=dataset.synthetic.num_clusters=13"], "num_clusters=13: must not"),
         (["--method=roler", "--set=tracker.kind=transformer", "--set=tracker.heads=5"],
          "tracker.heads=5"),
