@@ -44,7 +44,9 @@ def remove_abandoned(folder: Path, age: float | None = ABANDONED) -> None:
 
 
 def _put(temporary: Path, path: Path) -> None:
-    with contextlib.ExitStack() as old:  # goes when the new one is there
+    """The old folder goes when the new one is there, and comes back if that fails."""
+    aside: list[Path] = []
+    try:
         for _ in range(_TRIES):
             try:
                 os.replace(temporary, path)
@@ -53,11 +55,18 @@ def _put(temporary: Path, path: Path) -> None:
                 # Nothing can take the place of a folder that holds something.
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                aside = _temporary(path)
-                old.callback(_remove, aside)
+                aside.append(_temporary(path))
                 with contextlib.suppress(FileNotFoundError):  # another was faster
-                    os.replace(path, aside)
-    raise OSError(errno.EBUSY, "is replaced by others all the time", str(path))
+                    os.replace(path, aside[-1])
+        raise OSError(errno.EBUSY, "is replaced by others all the time", str(path))
+    except OSError:
+        for old in aside[-1:]:
+            with contextlib.suppress(OSError):  # that of another writer is there
+                os.replace(old, path)
+        raise
+    finally:
+        for old in aside:
+            _remove(old)
 
 
 def _temporary(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """The comparison table in code: a method is a row of choices over one pipeline.
 
-Adding a method is adding a row and, at most, one function: a frozen table is made in
-`simulation/tables.py`, an estimate of reference users in `simulation/rewards.py`.
+Adding a method is adding a row and, at most, one function, its name among the choices
+of a field in `config.py`, and the line that chooses it: CONTRIBUTING.md says which.
 The module imports neither JAX nor NumPy.
 """
 

@@ -86,8 +86,11 @@ def settings() -> dict[str, Any]:
     return changes
 
 
-def require_runs_alone() -> None:
+def require_runs_alone(reads_data: bool = False) -> None:
     """Refuses the flags of an experiment where it is read from runs that are there.
+
+    Args:
+      reads_data: whether the program reads their data, and so the flags of folders.
 
     Raises:
       ConfigError: one of them was given.
@@ -95,6 +98,9 @@ def require_runs_alone() -> None:
     for flag in (DATASET, TWIN, TWIN_SCALE, METHOD, EPOCHS, OVERRIDES):
         if flag.present:
             raise ConfigError(f"--{flag.name}: the runs say it themselves")
+    for folder in () if reads_data else (DATA_DIR, CACHE_DIR):
+        if folder.present:
+            raise ConfigError(f"--{folder.name}: nothing is read but the runs")
 
 
 def require_data_dir_is_read(dataset: DatasetConfig) -> None:
@@ -200,19 +206,28 @@ def users_cache() -> pathlib.Path:
 def cache_directory(*parts: str) -> pathlib.Path:
     """--cache_dir, or the user's own cache folder, or a folder in it; it exists then.
 
+    Raises:
+      ConfigError: it cannot be created.
+    """
+    cache = user_path(CACHE_DIR.value) if CACHE_DIR.value else users_cache()
+    return private_folder(cache, *parts)
+
+
+def private_folder(root: pathlib.Path, *parts: str) -> pathlib.Path:
+    """A folder of the cache `root`, or that itself; it exists then.
+
     A folder that was not there is private to the user, and with it all that it holds.
 
     Raises:
       ConfigError: it cannot be created.
     """
-    cache = user_path(CACHE_DIR.value) if CACHE_DIR.value else users_cache()
-    path = cache.joinpath(*parts)
+    path = root.joinpath(*parts)
     try:
-        for folder in (cache, path):  # a mode is for the last folder of a path alone
+        for folder in (root, path):  # a mode is for the last folder of a path alone
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise ConfigError(
-            f"--cache_dir={cache}: cannot be created ({error.strerror})"
+            f"--cache_dir={root}: cannot be created ({error.strerror})"
         ) from error
     return path
 

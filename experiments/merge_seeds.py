@@ -59,7 +59,7 @@ _PROGRAM = "experiments.merge_seeds"
 def main(argv: list[str]) -> None:
     """Flags -> pieces -> the run of all seeds."""
     del argv
-    cli.require_runs_alone()
+    cli.require_runs_alone(reads_data=True)
     if WORKDIR.value is None:
         raise ConfigError("--workdir: where the run of all seeds is to be")
     workdir = cli.user_path(WORKDIR.value)
@@ -103,6 +103,11 @@ def merge(
         with writing(workdir), replacing(workdir) as temporary:
             _write(temporary, identity, pieces, states)
         del states  # or they would be there twice, with those of the session
+    elif (done := RunDirectory(workdir).epochs_done()) != pieces[0].epochs:
+        raise RunError(
+            f"{workdir}: has {done} epochs, the runs {pieces[0].epochs}; choose "
+            "another --workdir"
+        )
     cli.say(f"{workdir}: seeds {', '.join(map(str, identity.seeds))}")
     session.train(
         {str(workdir): identity.config},

@@ -51,6 +51,8 @@ def main(argv: list[str]) -> None:
     cli.require_runs_alone()
     if bool(RUN.value) == bool(RESULTS.value):
         raise ConfigError("give either --run=DIR or --results=DIR")
+    if RUN.value and AGAINST.present:
+        raise ConfigError(f"--against={AGAINST.value}: pairs runs of --results=DIR")
     published = PublishedScores(cli.user_path(PUBLISHED.value))
     folder = cli.user_path(RUN.value or RESULTS.value or "")
     if RUN.value:

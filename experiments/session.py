@@ -193,22 +193,28 @@ def restore(
 
     Args:
       path: the run directory.
-      data_dir: where the data lie, as of `--data_dir`; nothing is downloaded.
+      data_dir: as of `--data_dir`: where it is given nothing is downloaded, else what
+        the cache lacks is.
       cache_dir: as of `--cache_dir`; a world model that is not kept there is fitted.
 
     Raises:
-      RunError: there is no run, no checkpoint that can be read, or the data are others.
+      RunError: there is no run, it is under way, it has no checkpoint that can be read,
+        or the data are others.
       DataError: data are missing or malformed.
     """
-    cache = pathlib.Path(cache_dir) if cache_dir else cli.users_cache()
-    identity = load_identity(path)
+    identity, run = load_identity(path), RunDirectory(path)
+    if run.status() == "running":  # opening its checkpoints would disturb it
+        raise RunError(f"{path}: is being trained; read it when that has ended")
+    if not any(entry.name.isdecimal() for entry in run.checkpoints.glob("*")):
+        raise RunError(f"{path}: has no checkpoint, as copies of a run's metrics")
+    cache = cli.private_folder(pathlib.Path(cache_dir or cli.users_cache()))
     folders = preparation.Folders(pathlib.Path(data_dir) if data_dir else None, cache)
     dataset = preparation.prepare(identity.config.dataset, folders, say)
     if dataset.sources != identity.data:
         raise RunError(f"{path}: was made of other data than these")
     experiment = prepare(dataset, identity.config, cache).experiment
     example = init_seeds(experiment, identity.seeds)
-    with Checkpointer(RunDirectory(path).checkpoints, identity=identity) as stored:
+    with Checkpointer(run.checkpoints, identity=identity) as stored:
         return Restored(dataset, experiment, stored.restore(example))
 
 

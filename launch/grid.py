@@ -123,13 +123,15 @@ def expand(
         settings = [*overrides, *swept]
         # Each run checks this too, but the last one only when the others are done.
         changes = config_lib.parse_overrides(settings)
-        config = config_lib.replace(preset(dataset, method), changes)
-        config_lib.validate(config)
         if epochs is not None and changes.get("training.epochs", epochs) != epochs:
             raise config_lib.ConfigError(
                 f"--epochs={epochs}: training.epochs={changes['training.epochs']} says "
                 "something else; give one of them"
             )
+        if epochs is not None:
+            changes["training.epochs"] = epochs
+        config = config_lib.replace(preset(dataset, method), changes)
+        config_lib.validate(config)
         reads_folder = data_dir is not None and config.dataset.has_published_files
         directory = pathlib.Path(workdir, "__".join([f"{dataset}_{method}", *swept]))
         command = [

@@ -147,7 +147,7 @@ def _check_differs(name: str, array: np.ndarray) -> None:
     if low == high:
         raise DataError(
             f"{name}: expected rewards that differ, found {low:g} in every cell: "
-            "nothing tells one policy from another"
+            "nothing tells one item from another"
         )
 
 

@@ -280,8 +280,8 @@ def refits(fits: Iterable[tuple[str, ExperimentConfig, str | None]]) -> list[str
     for model in models.values():
         largest = max(model.values(), key=len)
         sentences += [
-            f"On another fit of the world model that most rows have, made on another "
-            f"machine, which rounds differently: {', '.join(names)}."
+            f"On another fit of the same world model than most of its rows, made by "
+            f"another machine or version: {', '.join(names)}."
             for names in model.values()
             if names is not largest
         ]

@@ -21,7 +21,7 @@ class Costs(NamedTuple):
     transitions_per_second: float | None  # at that pace
     host_mib: float | None  # most at a time, of any session
     device_mib: float | None
-    side_by_side: int  # most runs in one program, whose seconds are of all of them
+    side_by_side: int  # most runs in one program; all seconds but an epoch's are of all
 
 
 def costs_of(record: Mapping[str, Any], metrics: pd.DataFrame) -> Costs:
@@ -59,7 +59,8 @@ def costs_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
       that many epochs at this pace, which leaves out what suspended a run, and hours by
       the clock; seconds of compilation; thousand transitions a second; most memory of
       the process and of the device, in MiB; the device; and, where any run shared its
-      program, how many runs did at most, of all of which its seconds and hours are.
+      program, how many runs did at most: hours by the clock and compilation are of all
+      of these, an epoch is a run's share.
       Not-a-number where a run does not say, and for the pace of what makes no
       transitions.
     """

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from darlr_jax.config import ExperimentConfig
+from darlr_jax.config import EnvironmentConfig, ExperimentConfig
+from darlr_jax.presets import preset
 from darlr_jax.runs.directory import RunError
 
 _SCORE = "NX_0_R_tra"  # mean over all epochs
@@ -102,8 +103,18 @@ def _of(
 
 def _alike(rows: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
     """Those that let users leave as `config` does; none where that is of a twin."""
-    if config.dataset.twin:
+    ours = config.environment
+    theirs = preset(config.dataset.name, config.method).environment
+    same_rule = (ours.exit_rule, ours.exit_threshold) == (
+        theirs.exit_rule,
+        theirs.exit_threshold,
+    )
+    if config.dataset.twin or not same_rule:
         return rows[:0]
-    environment = config.environment
-    fires = environment.exit_rule == "tags" or environment.exit_threshold > 0
-    return rows[rows["exit_window"] == environment.exit_window] if fires else rows
+    return rows[rows["exit_window"] == ours.exit_window] if _fires(ours) else rows
+
+
+def _fires(environment: EnvironmentConfig) -> bool:
+    """Whether anybody ever leaves early."""
+    by_distance = environment.exit_rule == "distance" and environment.exit_threshold > 0
+    return environment.exit_rule == "tags" or by_distance

@@ -48,7 +48,7 @@ def static_estimate(
 ) -> Estimate:
     """A cell of frozen tables: GT, MBPO, MOPO, DORL, ROLeR (DORL, static reward)."""
     del references, previous, coefficients
-    return Estimate(tables.static[user, item], static_uncertainty(user, item, tables))
+    return Estimate(tables.static[user, item], uncertainty_of(user, item, tables))
 
 
 def reference_estimate(
@@ -63,7 +63,7 @@ def reference_estimate(
     assert references is not None, "a reference estimate needs references"
     del previous, coefficients
     value = jnp.mean(tables.base[references.users, item])
-    return Estimate(value, static_uncertainty(user, item, tables))
+    return Estimate(value, uncertainty_of(user, item, tables))
 
 
 def overwritten_estimate(
@@ -80,10 +80,10 @@ def overwritten_estimate(
     latest = previous[references.users, item]
     base = tables.base[references.users, item]
     value = jnp.mean(jnp.where(latest == UNVISITED, base, latest))
-    return Estimate(value, static_uncertainty(user, item, tables))
+    return Estimate(value, uncertainty_of(user, item, tables))
 
 
-def static_uncertainty(user: Array, item: Array, tables: RewardTables) -> Array:
+def uncertainty_of(user: Array, item: Array, tables: RewardTables) -> Array:
     """P_U(u, i) of a frozen table; 0 for methods that have none."""
     if not tables.uncertainty.size:
         return jnp.zeros(())

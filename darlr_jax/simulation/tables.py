@@ -30,6 +30,8 @@ def build_tables(
 
     Raises:
       ConfigError: more reference users or neighbours asked for than there are others.
+      DataError: the log has not the neighbours that it is asked for, or their cosines
+        add up to nothing.
     """
     check_sizes(dataset, config)
     return SimulationTables(
@@ -195,9 +197,9 @@ def _weights(cosines: np.ndarray, reward: RewardConfig) -> np.ndarray:
         total = np.sum(cosines, axis=1, keepdims=True)
         if np.min(total) <= 0:
             raise DataError(
-                "reward.neighbour_weights='cosine_norm': the cosines of user "
-                f"{np.argmin(total)}'s {len(cosines[0])} neighbours add up to "
-                f"{np.min(total):.3g}, and weights are shares of a positive sum; set "
+                "reward.neighbour_weights='cosine_norm': the cosines of a user's "
+                f"{len(cosines[0])} neighbours add up to {np.min(total):.3g}, and "
+                "weights are shares of a positive sum; set "
                 "reward.neighbour_weights=mean"
             )
         return cosines / total

@@ -153,7 +153,9 @@ def test_both_bandits_ask_the_same_world_model():
 def test_the_world_model_learns_an_epoch_at_a_time():
     states, history = trained("ucb", epochs=4)
     losses = np.stack([metrics["world_model_loss"] for metrics in history])
-    assert (losses[1:] < losses[0] - 1).all()
+    # Few rows, most of them repeated: after the first epoch it wavers.
+    assert (losses[1:] < losses[0] - 1).all() and (losses[-1] < losses[1]).all()
+    assert len(np.unique(losses)) == losses.size
     assert states.epoch.tolist() == [4, 4]
     assert states.env_steps.tolist() == [0, 0]
 

@@ -463,7 +463,7 @@ def test_constant_full_matrix_is_refused(given_files):
 
     assert str(caught.value) == (
         "dataset.name='csv': true_reward: expected rewards that differ, found 3 in "
-        "every cell: nothing tells one policy from another"
+        "every cell: nothing tells one item from another"
     )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ from darlr_jax.data.loading import load_dataset
 from darlr_jax.presets import preset
 from darlr_jax.runs.checkpoint import Checkpointer
 from darlr_jax.runs.directory import RunDirectory, RunError, read_json
-from darlr_jax.runs.pieces import read_pieces
+from darlr_jax.runs.pieces import Piece, read_pieces
 from experiments import merge_seeds, session
 from tests.experiments.sizes import SYNTHETIC, TRAINING
 
@@ -125,6 +126,25 @@ def test_a_run_of_other_data_is_not_restored(folder, monkeypatch):
         session.restore(folder / "merged", cache_dir=folder / "cache")
 
 
+def test_a_copy_without_checkpoints_is_not_restored(folder, tmp_path):
+    for name in ("config.json", "run.json", "metrics.csv"):
+        shutil.copy(folder / "merged" / name, tmp_path)
+    with pytest.raises(RunError, match="has no checkpoint, as copies"):
+        session.restore(tmp_path, cache_dir=folder / "cache")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_under_way_is_left_alone(folder):
+    path, config = folder / "merged", configured()
+    data = load_dataset(config.dataset).sources
+    opened = {"seeds": SEEDS, "command": ["-"], "data_hashes": data}
+    with (
+        RunDirectory.open(path, config, **opened),
+        pytest.raises(RunError, match="is being trained"),
+    ):
+        session.restore(path, cache_dir=folder / "cache")
+
+
 def test_it_is_a_run_like_any_other(folder):
     run = RunDirectory(folder / "merged")
     record = read_json(run.run_file)
@@ -157,6 +177,14 @@ def test_it_goes_on_as_the_run_together(folder):
         train(path, folder / "cache", SEEDS, configured(3))
     assert_alike(*paths)
     assert int(pd.read_csv(paths[0] / "metrics.csv")["epoch"].max()) == 3
+
+
+def test_runs_that_went_on_are_not_merged_into_what_they_were(folder, monkeypatch):
+    pieces = read_pieces([folder / "piece_0", folder / "piece_1"])
+    dataset = load_dataset(configured().dataset)
+    monkeypatch.setattr(Piece, "epochs", property(lambda _: 7))
+    with pytest.raises(RunError, match=r"merged: has \d epochs, the runs 7; choose"):
+        merge_seeds.merge(pieces, dataset, folder / "merged", folder / "cache")
 
 
 def test_what_cannot_be_read_is_not_called_unwritable(folder, monkeypatch):

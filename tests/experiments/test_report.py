@@ -44,6 +44,7 @@ def test_the_page_of_a_group_in_a_home_folder(program):
         ("--against=darl", "--against=darl: no such run in runs; did you mean 'darlr'"),
         ("--dataset=nonsense", "--dataset: the runs say it themselves"),
         ("--epochs=3", "--epochs: the runs say it themselves"),
+        ("--data_dir=data", "--data_dir: nothing is read but the runs"),
     ],
 )
 def test_what_would_be_ignored_is_refused(program, tmp_path, argument, message):

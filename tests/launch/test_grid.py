@@ -70,6 +70,7 @@ def test_official_files_are_for_the_data_sets_that_have_some():
             "--epochs=5: training.epochs=10 says something else",
         ),
         ({"epochs": 5, "overrides": ["training.epochs=7"]}, "give one of them"),
+        ({"epochs": 30_000}, "training.epochs=30000: with training.steps_per_epoch"),
     ],
 )
 def test_a_mistake_is_found_before_anything_runs(arguments, message):

@@ -150,6 +150,15 @@ def test_published_runs_at_the_same_exit_window(method, window, score):
     assert found == pytest.approx(score, abs=0.005, nan_ok=True)
 
 
+def test_a_run_of_another_exit_rule_does_not_stand_beside():
+    for rule in (
+        {"environment.exit_rule": "none"},
+        {"environment.exit_threshold": 1.0},
+    ):
+        config = row_config(Row("roler", "roler"), "kuairec", rule)
+        assert math.isnan(PUBLISHED.score("roler", config))
+
+
 def test_a_run_at_another_exit_window_does_not_stand_beside():
     changes = {"environment.exit_window": 7}
     other = outcome("roler", metrics(), "kuairec", changes=changes)
@@ -348,7 +357,7 @@ def test_rows_on_another_fit_of_the_same_world_model_are_named():
     alone, another = refits(fits)
 
     assert alone.endswith(": mbpo.") and another.endswith(": gt.")
-    assert "another fit of the world model" in alone
+    assert "another fit of the same world model" in alone
     assert not refits(fits[1:5]) and not refits([])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -289,6 +290,30 @@ def test_a_folder_is_replaced_before_the_old_one_goes(tmp_path, monkeypatch):
             temporary.mkdir()
             (temporary / "file").write_text(text)
     assert set(seen) == {"old", "new"} and seen[1:] == ["new"] * len(seen[1:])
+    assert names(tmp_path) == ["folder"]
+
+
+def test_an_old_folder_comes_back_where_the_new_one_cannot_be_put(
+    tmp_path, monkeypatch
+):
+    folder, replace, calls = tmp_path / "folder", os.replace, []
+    folder.mkdir()
+    (folder / "file").write_text("old")
+
+    def fail_later(source, target):
+        calls.append(target)
+        if len(calls) == 3:  # 1: something is in the way, 2: it is moved aside
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", fail_later)
+    with (
+        pytest.raises(OSError, match="output error"),
+        directory.replacing(folder) as temporary,
+    ):
+        temporary.mkdir()
+        (temporary / "file").write_text("new")
+    assert read_text(folder / "file") == "old"
     assert names(tmp_path) == ["folder"]
 
 

@@ -58,7 +58,7 @@ def test_static_estimate_is_a_cell(user, item):
 
 def test_without_a_table_nothing_is_uncertain():
     certain = TABLES._replace(uncertainty=jnp.zeros((0, 0)))
-    assert rewards.static_uncertainty(jnp.int32(3), jnp.int32(1), certain) == 0
+    assert rewards.uncertainty_of(jnp.int32(3), jnp.int32(1), certain) == 0
 
 
 @given(users, items, picks)

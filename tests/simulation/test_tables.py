@@ -72,7 +72,7 @@ def test_weights_need_cosines_that_add_up_to_something():
     opposite = np.array([[1.0, 0.5], [-1.0, -0.5]], np.float32)
     cosines = np.array([[1.0, -1.0]] * 2, np.float32)
     pair = np.array([[0, 1], [1, 0]], np.int32)
-    with pytest.raises(DataError, match=r"user 0's 2 neighbours add up to 0,"):
+    with pytest.raises(DataError, match=r"a user's 2 neighbours add up to 0,"):
         neighbour_reward(Neighbours(pair, opposite, cosines), reward)
 
 
