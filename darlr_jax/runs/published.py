@@ -103,18 +103,18 @@ def _of(
 
 def _alike(rows: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
     """Those that let users leave as `config` does; none where that is of a twin."""
-    ours = config.environment
-    theirs = preset(config.dataset.name, config.method).environment
-    same_rule = (ours.exit_rule, ours.exit_threshold) == (
-        theirs.exit_rule,
-        theirs.exit_threshold,
-    )
-    if config.dataset.twin or not same_rule:
+    published = preset(config.dataset.name, config.method).environment
+    rule = _exit_rule(config.environment)
+    if config.dataset.twin or rule != _exit_rule(published):
         return rows[:0]
-    return rows[rows["exit_window"] == ours.exit_window] if _fires(ours) else rows
+    if rule is None:
+        return rows
+    return rows[rows["exit_window"] == config.environment.exit_window]
 
 
-def _fires(environment: EnvironmentConfig) -> bool:
-    """Whether anybody ever leaves early."""
-    by_distance = environment.exit_rule == "distance" and environment.exit_threshold > 0
-    return environment.exit_rule == "tags" or by_distance
+def _exit_rule(environment: EnvironmentConfig) -> tuple[str, float] | None:
+    """When users leave early, whatever the window; None where nobody ever does."""
+    rule, threshold = environment.exit_rule, environment.exit_threshold
+    if rule == "tags" or (rule == "distance" and threshold > 0):
+        return rule, threshold
+    return None

@@ -464,8 +464,8 @@ def _costs(metrics: pd.DataFrame, record: Mapping[str, Any]) -> str:
         }
     if (shared := costs.side_by_side) > 1:
         facts["shared by"] = (
-            f"up to {shared} runs in one program; an epoch is this run's share, other "
-            "seconds are of all"
+            f"up to {shared} runs in one program; an epoch is the share of this one, "
+            "other seconds are of all"
         )
     for place, peak in (("host", costs.host_mib), ("device", costs.device_mib)):
         facts[f"peak memory, {place}"] = _ABSENT if peak is None else f"{peak:,.0f} MiB"

@@ -134,8 +134,9 @@ def test_a_copy_without_checkpoints_is_not_restored(folder, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_run_under_way_is_left_alone(folder):
-    path, config = folder / "merged", configured()
+def test_a_run_under_way_is_left_alone(folder, tmp_path):
+    path = shutil.copytree(folder / "merged", tmp_path / "run")
+    config = configured()
     data = load_dataset(config.dataset).sources
     opened = {"seeds": SEEDS, "command": ["-"], "data_hashes": data}
     with (

@@ -33,7 +33,9 @@ def write_run(tmp_path):
     """Writes a finished run of `epochs` epochs and returns its directory."""
 
     def write(name="run", seeds=(0, 1), epochs=8, method="darlr"):
-        config = replace(CONFIG, {"method": method, "dataset.name": "coat"})
+        settings = {"method": method, "dataset.name": "coat"}
+        settings["environment.exit_rule"] = "none"  # as the preset has it
+        config = replace(CONFIG, settings)
         with open_run(tmp_path / name, config, seeds=seeds) as run:
             writer = MetricsWriter(run)
             for epoch in range(1, epochs + 1):

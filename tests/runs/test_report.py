@@ -263,7 +263,7 @@ def test_costs_are_those_of_all_sessions(run):
         "compilation, all sessions": "5.0 s",
         "an epoch, median": "0.5 s",
         "transitions": "1,600, 400 a second",  # 100 an epoch, two seeds in 0.5 s
-        "shared by": "up to 3 runs in one program; an epoch is this run's share, "
+        "shared by": "up to 3 runs in one program; an epoch is the share of this one, "
         "other seconds are of all",
         "peak memory, host": "2,048 MiB",
         "peak memory, device": "not recorded",
