@@ -75,6 +75,14 @@ def draw_mean(
     axis.plot(curves.index, curves.mean(axis=1), **look)
 
 
+def draw_published_curve(
+    axis: Any, curve: pd.Series, label: str, colour: str, **line: Any
+) -> None:
+    """A published log, of 100 drawn users an epoch, as a moving mean of 11 epochs."""
+    smooth = curve.rolling(11, center=True, min_periods=1).mean()
+    axis.plot(smooth.index, smooth, color=colour, ls=":", label=label, **line)
+
+
 def finish(axis: Any, title: str, x_label: str, y_label: str) -> None:
     """Title, labels, a light grid, and no frame where nothing is read."""
     axis.set_title(title, loc="left", fontsize="medium", fontweight="bold")
@@ -177,7 +185,7 @@ def _draw_together(
         colour, curves = COLOURS[place], seed_curves(outcome.metrics, column)
         draw(left, curves, outcome.row.name, colour)
         if few:
-            _draw_published_curve(left, outcome, published, colour)
+            _draw_curve_in_print(left, outcome, published, colour)
         other = by_name.get(outcome.row.against or "")
         if other is not None and other.metrics is not None:
             difference = curves - seed_curves(other.metrics, column)
@@ -212,7 +220,7 @@ def _draw_each(
         if pair in curves:
             draw_mean(axis, curves[pair], pair, "black", lw=0.8)
         draw_band(axis, curves[row], row, COLOURS[0])
-        _draw_published_curve(axis, outcome, published, COLOURS[1])
+        _draw_curve_in_print(axis, outcome, published, COLOURS[1])
         finish(axis, "", "", "")
         axis.set_title(row, loc="left", fontsize="small" if len(row) < 24 else 6.5)
     for unused in axes.flat[len(outcomes) :]:
@@ -243,19 +251,18 @@ def _curve_label(column: str) -> str:
     return f"R_tra, {'all users' if column == ALL_USERS else 'users drawn'}"
 
 
-def _draw_published_curve(
+def _draw_curve_in_print(
     axis: Any,
     outcome: Outcome,
     published: PublishedScores,
     colour: str,
 ) -> None:
-    """The published log, of 100 drawn users an epoch, as a moving mean of 11 epochs."""
+    """What was published of a row, if its curve was."""
     method = outcome.row.published_as
     curve = published.curve(method, outcome.config)
     if curve is not None:
-        smooth = curve.rolling(11, center=True, min_periods=1).mean()
         label = f"{method}, published (moving mean)"
-        axis.plot(smooth.index, smooth, color=colour, lw=1, ls=":", label=label)
+        draw_published_curve(axis, curve, label, colour, lw=1)
 
 
 # --- lines over a parameter -----------------------------------------------------------

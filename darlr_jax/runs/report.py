@@ -32,6 +32,7 @@ from darlr_jax.runs.figures import (
     COLOURS,
     can_share_axes,
     draw_plan,
+    draw_published_curve,
     legend,
     legend_beneath,
 )
@@ -501,9 +502,8 @@ def _score_figure(outcome: Outcome, published: PublishedScores) -> Any | None:
     curve = published.curve(config.method, config)
     score = published.score(config.method, config)
     if curve is not None:
-        smooth = curve.rolling(11, center=True, min_periods=1).mean()
         label = "published (moving mean of 11)"
-        axis.plot(smooth.index, smooth, color=COLOURS[1], ls=":", label=label)
+        draw_published_curve(axis, curve, label, COLOURS[1])
     elif not math.isnan(score):
         axis.axhline(score, color=COLOURS[1], ls=":", label="published mean")
     legend(axis)
