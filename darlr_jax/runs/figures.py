@@ -92,6 +92,11 @@ def finish(axis: Any, title: str, x_label: str, y_label: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def whole_epochs(axis: Any) -> None:
+    """Ticks at whole epochs alone, also where there is but one."""
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
 def legend(axis: Any) -> None:
     """A legend without a frame, where there is anything to tell apart."""
     if axis.get_legend_handles_labels()[0]:
@@ -193,7 +198,9 @@ def _draw_together(
             draw(right[0], difference, outcome.row.name, colour)
     shown = "mean and range of seeds" if few else "means over seeds"
     finish(left, f"{plan.title}: {shown}", "epoch", _curve_label(column))
+    whole_epochs(left)
     for axis in right:
+        whole_epochs(axis)
         title = f"Less {', '.join(map(str, others))}, paired by seed"
         finish(axis, title, "epoch", "difference in R_tra")
         axis.axhline(0, color="black", lw=0.8)
@@ -222,6 +229,7 @@ def _draw_each(
         draw_band(axis, curves[row], row, COLOURS[0])
         _draw_curve_in_print(axis, outcome, published, COLOURS[1])
         finish(axis, "", "", "")
+        whole_epochs(axis)
         axis.set_title(row, loc="left", fontsize="small" if len(row) < 24 else 6.5)
     for unused in axes.flat[len(outcomes) :]:
         unused.remove()

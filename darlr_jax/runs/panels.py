@@ -11,7 +11,14 @@ import pandas as pd
 
 from darlr_jax.runs import plots
 from darlr_jax.runs.directory import RunDirectory
-from darlr_jax.runs.figures import COLOURS, draw_band, finish, legend, seed_curves
+from darlr_jax.runs.figures import (
+    COLOURS,
+    draw_band,
+    finish,
+    legend,
+    seed_curves,
+    whole_epochs,
+)
 from darlr_jax.runs.results import ALL_USERS, SCORE, load_metrics
 
 _COLUMNS = 3  # of panels in curves.png
@@ -165,7 +172,7 @@ def plot_curves(run_dir: str | os.PathLike[str]) -> pathlib.Path | None:
 
 def draw_score(axis: Any, metrics: pd.DataFrame) -> None:
     """NX_0 R_tra of the users drawn and of all users, without a legend."""
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    whole_epochs(axis)
     draw_band(axis, seed_curves(metrics, SCORE), "users drawn", COLOURS[5])
     if ALL_USERS in metrics.columns:
         draw_band(axis, seed_curves(metrics, ALL_USERS), "all users", COLOURS[0])
@@ -183,7 +190,7 @@ def draw_panel(axis: Any, panel: Panel, metrics: pd.DataFrame) -> None:
         if logarithmic:  # P'_U is 0 in an epoch without first visits
             curves = curves.where(curves > 0)
         draw_band(axis, curves, _words(name), COLOURS[number])
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    whole_epochs(axis)
     finish(axis, panel.title, "epoch", _words(left[0]) if len(left) == 1 else "")
     if logarithmic:
         axis.set_yscale("log")

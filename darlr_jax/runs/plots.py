@@ -75,8 +75,13 @@ def _figure_class() -> Any | None:
 
 
 def _mark_single_points(figure: Any) -> None:
-    """A line of one point, as after one epoch, cannot be seen without a marker."""
+    """A line of one point, as after one epoch, cannot be seen without a marker.
+
+    Each of two axes has its point in the middle: the right one's is a ring.
+    """
     for axis in figure.axes:
+        ring = axis.yaxis.get_label_position() == "right"
+        look = {"fillstyle": "none", "markersize": 11} if ring else {}
         for line in axis.lines:
             if len(line.get_xdata()) == 1 and line.get_marker() == "None":
-                line.set_marker("o")
+                line.set(marker="o", **look)

@@ -84,3 +84,19 @@ def test_a_single_epoch_can_be_seen(write_run, figures, epochs, marker):
     panels.plot_curves(write_run(epochs=epochs))
     lines = [line for axis in figures[0].axes for line in axis.lines]
     assert {line.get_marker() for line in lines} == {marker}
+
+
+def test_epochs_are_whole_and_points_of_two_axes_apart(tmp_path, figures):
+    run = RunDirectory(tmp_path)
+    writer = MetricsWriter(run)
+    writer.write([metrics_row(seed, 1) | EVERYTHING for seed in (0, 1)])
+    writer.close()
+    panels.plot_curves(tmp_path)
+    axes = figures[0].axes
+    for axis in axes:
+        assert all(float(tick).is_integer() for tick in axis.get_xticks())
+    right = [axis for axis in axes if axis.yaxis.get_label_position() == "right"]
+    assert right
+    for axis in axes:
+        styles = {line.get_fillstyle() for line in axis.lines}
+        assert styles == {"none" if axis in right else "full"}
