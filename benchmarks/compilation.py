@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     began = machine.session()
     with tempfile.TemporaryDirectory(prefix="darlr_jax_") as folder:
         cold, warm = (_in_a_process(folder) for _ in range(2))
-    setting = options.describe(config, sizes, options.SEEDS.value)
+    setting = options.describe(config, sizes.users, sizes.items, options.SEEDS.value)
     options.show({"session": began, "setting": setting, "cold": cold, "warm": warm})
 
 

@@ -105,7 +105,12 @@ def measure(setting: Setting, rates: Rates) -> dict[str, Any]:
     stopwatch.time(workload.training(workload.Run(experiment, states, shapes)))
     figures = stopwatch.figures["training"]
     return {
-        "setting": options.describe(*setting),
+        "setting": options.describe(
+            setting.config,
+            setting.sizes.users,
+            setting.sizes.items,
+            setting.num_seeds,
+        ),
         "transition_microseconds": 1e6 / figures["units_per_second"],
         "figures": figures,
     }

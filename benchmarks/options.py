@@ -77,15 +77,17 @@ def with_references(config: ExperimentConfig, k_sel: int) -> ExperimentConfig:
     return config_lib.replace(config, changes)
 
 
-def describe(config: ExperimentConfig, sizes: Sizes, num_seeds: int) -> dict[str, Any]:
+def describe(
+    config: ExperimentConfig, users: int, items: int, num_seeds: int
+) -> dict[str, Any]:
     """What speed depends on, by name; `k_sel` is null where nobody is asked."""
     asked = config.reward.references not in ("none", "self")
     return {
         "dataset": config.dataset.name,
         "method": config.method,
         "tracker": config.tracker.kind,
-        "users": sizes.users,
-        "items": sizes.items,
+        "users": users,
+        "items": items,
         "k_sel": config.selector.k_sel if asked else None,
         "environments": config.training.environments,
         "max_turn": config.environment.max_turn,

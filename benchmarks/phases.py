@@ -61,7 +61,7 @@ def measure(
         time_world_model(stopwatch, config, sizes)
     return {
         "session": began,
-        "setting": options.describe(config, sizes, num_seeds),
+        "setting": options.describe(config, sizes.users, sizes.items, num_seeds),
         "rates": stopwatch.rates._asdict(),
         "phases": stopwatch.figures,
         "evaluation_share": evaluation_share(stopwatch.figures, config, num_seeds),

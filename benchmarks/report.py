@@ -1,5 +1,7 @@
 """Measures a named set of pieces and writes docs/speed.md's tables from them.
 
+README.md's table of speeds is of the same files: whole epochs on a CPU.
+
     python -m benchmarks.report --quick          minutes on two cores
     python -m benchmarks.report                  everything
     python -m benchmarks.report --accelerator    many seeds, and KuaiRand as it is
@@ -31,6 +33,7 @@ from experiments import cli
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "speed.md"
+FIRST_PAGE = ROOT / "README.md"
 
 QUICK = flags.DEFINE_bool("quick", False, "Only the pieces of a few minutes.")
 ACCELERATOR = flags.DEFINE_bool(
@@ -58,6 +61,11 @@ def _growth(over: str, method: str = "darlr", *options: str, quick: bool) -> Pie
     return Piece(f"growth_{over}_{method}", ("benchmarks.growth", *arguments), quick)
 
 
+def _epochs(dataset: str, method: str) -> Piece:
+    arguments = (f"--dataset={dataset}", f"--method={method}", "--repeats=3")
+    return Piece(f"epochs_{dataset}_{method}", ("benchmarks.throughput", *arguments))
+
+
 def _compilation(dataset: str, method: str, quick: bool) -> Piece:
     arguments = (f"--dataset={dataset}", f"--method={method}")
     return Piece(
@@ -74,6 +82,9 @@ _REDUCED = (
     *("--set=training.environments=25", "--set=environment.max_turn=2"),
 )
 PIECES = (
+    _epochs("coat", "mbpo"),
+    _epochs("coat", "roler"),
+    _epochs("coat", "darlr"),
     _phases("coat", "mbpo", *_TRAINING),
     _phases("coat", "roler", *_TRAINING),
     _phases("coat", "darlr"),
@@ -103,6 +114,9 @@ def _many_seeds(dataset: str, method: str, *options: str, values: str) -> Piece:
 
 
 ON_ACCELERATOR = (
+    _epochs("coat", "mbpo"),
+    _epochs("coat", "roler"),
+    _epochs("coat", "darlr"),
     _phases("coat", "mbpo", *_TRAINING),
     _phases("coat", "roler", *_TRAINING),
     _phases("coat", "darlr", *_TRAINING),
@@ -117,23 +131,30 @@ ON_ACCELERATOR = (
 
 
 def main(argv: list[str]) -> None:
-    """Measures what was asked for, then writes the page."""
+    """Measures what was asked for, then writes the pages."""
     del argv
     pieces: list[Piece] = []
     if not TABLES_ONLY.value:
         kind = ON_ACCELERATOR if ACCELERATOR.value else PIECES
         pieces = chosen(QUICK.value, ONLY.value, kind)
     failed = measure_all(pieces)
-    write_page()
+    write_pages()
     if failed:
         sys.exit(f"error: failed and kept as they were: {', '.join(failed)}")
 
 
-def write_page() -> None:
-    """Writes the tables of all results that there are between the page's markers."""
-    text = tables.section(tables.load(RESULTS))
-    PAGE.write_text(tables.replace_between(PAGE.read_text("utf-8"), text), "utf-8")
-    cli.say(f"written: {PAGE}")
+def write_pages() -> None:
+    """Writes the tables of all results that there are between the pages' markers."""
+    for page, text in generated().items():
+        old = page.read_text("utf-8")
+        page.write_text(tables.replace_between(old, text), "utf-8")
+        cli.say(f"written: {page}")
+
+
+def generated() -> dict[pathlib.Path, str]:
+    """Page -> what belongs between its markers."""
+    results = tables.load(RESULTS)
+    return {PAGE: tables.section(results), FIRST_PAGE: tables.speeds(results)}
 
 
 def chosen(

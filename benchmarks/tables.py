@@ -1,4 +1,7 @@
-"""Measured records -> the tables of docs/speed.md. Nothing is measured here."""
+"""Measured records -> the tables of docs/speed.md and README.md.
+
+Nothing is measured here.
+"""
 
 from __future__ import annotations
 
@@ -71,9 +74,27 @@ def section(results: Iterable[Results]) -> str:
     return "\n".join(parts) if parts else _NOTHING + "\n"
 
 
+def speeds(results: Iterable[Results], place: str = "cpu") -> str:
+    """Whole epochs on one machine, and the machine."""
+    chosen = [result for result in results if result.place == place]
+    epochs = "".join(_epochs(result) for result in chosen)
+    return f"{epochs}\n{_machine_of_epochs(chosen[0])}" if epochs else f"{_NOTHING}\n"
+
+
+def _machine_of_epochs(results: Results) -> str:
+    """The paragraph beneath them: of their pieces alone."""
+    pieces = {
+        name: lines
+        for name, lines in results.records.items()
+        if any("epoch_seconds" in line for line in lines)
+    }
+    return _machine(results._replace(records=pieces))
+
+
 def _part(results: Results) -> str:
     tables = (
         ("What a machine does in a second", _rates(results)),
+        ("Whole epochs", _epochs(results)),
         ("Training", _training(results)),
         ("Phases", _phases(results)),
         ("Compilation", _compilation(results)),
@@ -131,10 +152,34 @@ def _training(results: Results) -> str:
                     *_measured(figures),
                     _share(line["evaluation_share"]),
                     f"{line['host_peak_mib']:,.0f}",
-                    _mebibytes(line["device_peak_mib"]),
+                    _whole(line["device_peak_mib"]),
                 )
             )
     names = ("transitions/s", *_MEASURED, "evaluation", "host MiB", "device MiB")
+    return table((*_SETTING, *names), rows)
+
+
+def _epochs(results: Results) -> str:
+    """Rows from the fastest to the slowest."""
+    lines = results.having("epoch_seconds")
+    rows = [
+        (
+            *_setting(line),
+            f"{line['transitions_per_second']:,.0f}",
+            f"{100 * line['spread']:.0f} %",
+            _whole(line["selector_picks_per_second"]),
+            _whole(line["evaluation_episodes_per_second"]),
+            _whole(line["world_model_samples_per_second"]),
+            _seconds(line["compile_seconds"]),
+            _whole(line["host_peak_mib"]),
+            _whole(line["device_peak_mib"]),
+        )
+        for line in sorted(lines, key=lambda line: -line["transitions_per_second"])
+    ]
+    names = (
+        *("transitions/s", "spread", "picks/s", "evaluation episodes/s"),
+        *("world-model pairs/s", "compilation", "host MiB", "device MiB"),
+    )
     return table((*_SETTING, *names), rows)
 
 
@@ -217,7 +262,7 @@ def _share(value: float | None) -> str:
     return _NONE if value is None else f"{100 * value:.1f} %"
 
 
-def _mebibytes(value: float | None) -> str:
+def _whole(value: float | None) -> str:
     return _NONE if value is None else f"{value:,.0f}"
 
 

@@ -2,19 +2,23 @@
 
     python -m benchmarks.throughput --dataset=coat --method=darlr --json
 
-Speeds depend on sizes alone: without --data_dir, a data set is replaced by its twin of
-official size. With --invented_world_model the tables that policies are trained on are
-random numbers, as to fit a world model to 12.5 M rows takes long. Figures are medians
-over --repeats epochs, the first one not counted:
+Epochs are those of a run: the same program, with the updates of all agents and the
+evaluation. Speeds depend on sizes alone: without --data_dir, a data set is replaced by
+its twin of official size. With --invented_world_model the tables that policies are
+trained on are random numbers, as to fit a world model to 12.5 M rows takes long.
+Figures are medians over --repeats epochs, the first one not counted; one line of JSON
+holds
 
-    transitions_per_second        real transitions, updates of all agents included
-    selector_picks_per_second     the same, times k_sel; null without a learned selector
+    session, setting    as of `benchmarks.phases`
+    transitions_per_second        real transitions of an epoch, over all of its seconds
+    epoch_seconds, spread         (largest - smallest) / median of the seconds
+    selector_picks_per_second     transitions times k_sel; null without a learned one
     world_model_samples_per_second  (logged row, negative) pairs, times members; null
                                   with an invented one
-    evaluation_episodes_per_second  sampled episodes of all three modes
+    evaluation_episodes_per_second  sampled episodes of all three modes, evaluated alone
     tables_seconds                to compare users and build the tables of a run
-    compile_seconds               of the training epoch and the evaluation
-    peak_rss_mib                  host memory of the process
+    compile_seconds               of the epoch
+    host_peak_mib, device_peak_mib
 """
 
 from __future__ import annotations
@@ -23,11 +27,11 @@ import functools
 import itertools
 import statistics
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
-from benchmarks import options
+from benchmarks import machine, options
 from darlr_jax import config as config_lib
 from darlr_jax.config import ExperimentConfig
 from darlr_jax.runs import memory
@@ -47,13 +51,22 @@ def main(argv: list[str]) -> None:
     options.show(measure(config, options.SEEDS.value, REPEATS.value))
 
 
-def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str, Any]:
-    """All figures of the module's docstring, with what they were measured on."""
-    import jax
+class Epochs(NamedTuple):
+    """What epochs of a run took."""
 
+    seconds: float  # median
+    spread: float  # (largest - smallest) / median
+    transitions_per_second: float  # median
+    compile_seconds: float
+    states: Any  # after the last
+
+
+def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str, Any]:
+    """All figures of the module's docstring."""
     from benchmarks.timing import timed
     from darlr_jax.experiment import build_experiment, init_seeds
 
+    began = machine.session()
     dataset = cli.prepare_dataset(data_config(config))
     if INVENTED.value:
         world_model, samples_per_second = invented_tables(dataset, config), None
@@ -63,28 +76,28 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
         lambda: build_experiment(dataset, world_model, config)
     )
     states = init_seeds(experiment, range(num_seeds))
-    train_seconds, train_compile, states, steps = time_training(
-        experiment, states, repeats
-    )
-    eval_seconds, eval_compile, episodes = time_evaluation(experiment, states, repeats)
-    transitions = steps / train_seconds
+    epochs = time_epochs(experiment, states, repeats)
+    transitions = epochs.transitions_per_second
     learned = config.reward.references == "learned"
     return {
-        "dataset": dataset.name,
-        "method": config.method,
-        "tracker": config.tracker.kind,
-        "k_sel": config.selector.k_sel if learned else None,
-        "num_seeds": num_seeds,
-        "device": jax.devices()[0].device_kind,
+        "session": began,
+        "setting": options.describe(
+            config, dataset.num_users, dataset.num_items, num_seeds
+        ),
         "transitions_per_second": transitions,
+        "epoch_seconds": epochs.seconds,
+        "spread": epochs.spread,
         "selector_picks_per_second": transitions * config.selector.k_sel
         if learned
         else None,
         "world_model_samples_per_second": samples_per_second,
-        "evaluation_episodes_per_second": episodes * num_seeds / eval_seconds,
+        "evaluation_episodes_per_second": time_evaluation(
+            experiment, epochs.states, repeats
+        ),
         "tables_seconds": tables_seconds,
-        "compile_seconds": train_compile + eval_compile,
-        "peak_rss_mib": memory.host_peak_mib(),
+        "compile_seconds": epochs.compile_seconds,
+        "host_peak_mib": memory.host_peak_mib(),
+        "device_peak_mib": memory.device_peak_mib(),
     }
 
 
@@ -131,28 +144,31 @@ def invented_tables(dataset: Any, config: ExperimentConfig) -> Any:
     )
 
 
-def time_training(experiment: Any, states: Any, repeats: int) -> tuple:
-    """Median seconds of a training epoch, compile seconds, states, transitions."""
-    import jax
-
+def time_epochs(experiment: Any, states: Any, repeats: int) -> Epochs:
+    """Trains and evaluates as a run does."""
     from benchmarks.timing import timed
+    from experiments.training import compile_epoch
 
-    epoch = experiment.learner.train_epoch
-    lifted = jax.jit(jax.vmap(epoch, (0, None, None)), donate_argnums=0)
-    inputs = (experiment.tables, experiment.coefficients)
-    compiled, seconds = timed(lambda: lifted.lower(states, *inputs).compile())
-    times, steps = [], 0
+    compiled = compile_epoch(experiment, states)
+    seconds, speeds = [], []
     for _ in range(repeats + 1):
         before = int(states.env_steps.sum())
-        epoch_run = functools.partial(compiled, states, *inputs)
-        (states, _), elapsed = timed(epoch_run)
-        times.append(elapsed)
-        steps = int(states.env_steps.sum()) - before
-    return statistics.median(times[1:]), seconds, states, steps
+        epoch = functools.partial(compiled.run_epoch, states, *experiment[1:])
+        (states, _), elapsed = timed(epoch)
+        seconds.append(elapsed)
+        speeds.append((int(states.env_steps.sum()) - before) / elapsed)
+    counted = seconds[1:]
+    return Epochs(
+        seconds=statistics.median(counted),
+        spread=(max(counted) - min(counted)) / statistics.median(counted),
+        transitions_per_second=statistics.median(speeds[1:]),
+        compile_seconds=compiled.seconds,
+        states=states,
+    )
 
 
-def time_evaluation(experiment: Any, states: Any, repeats: int) -> tuple:
-    """Median seconds of an evaluation, compile seconds, episodes of one seed."""
+def time_evaluation(experiment: Any, states: Any, repeats: int) -> float:
+    """Episodes a second, of all seeds, of evaluations alone."""
     import jax
 
     from benchmarks.timing import timed
@@ -164,12 +180,13 @@ def time_evaluation(experiment: Any, states: Any, repeats: int) -> tuple:
     lifted = jax.jit(jax.vmap(bound, (0, 0, None)))
     params = jax.vmap(learner.policy_params, (0, None))(states, experiment.tables)
     inputs = (params, states.evaluation_key, experiment.evaluation)
-    compiled, seconds = timed(lambda: lifted.lower(*inputs).compile())
+    compiled = lifted.lower(*inputs).compile()
     times = [timed(functools.partial(compiled, *inputs))[1] for _ in range(repeats + 1)]
     users = experiment.evaluation.true_reward.shape[0]
     everybody = users if config.evaluation.all_users else 0
     episodes = len(MODES) * (config.evaluation.episodes + everybody)
-    return statistics.median(times[1:]), seconds, episodes
+    seeds = states.evaluation_key.shape[0]
+    return episodes * seeds / statistics.median(times[1:])
 
 
 if __name__ == "__main__":

@@ -162,6 +162,11 @@ class WorldModelConfig:
     embedding_decay: float = between(0.0, _LARGE, default=1e-5)
     seed: int = between(0, _LARGE, default=2022)
 
+    @property
+    def predicts_variance(self) -> bool:
+        """Whether the loss teaches the head of the variance anything."""
+        return self.loss == "gaussian"
+
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentConfig:
@@ -184,6 +189,9 @@ class TrackerConfig:
     heads: int = between(1, 64, default=1)
     dropout: float = between(0.0, 0.99, default=0.1)  # transformer only, in training
     readout: str = one_of("newest", "published", default="newest")  # transformer only
+    start_reward: str = one_of(  # of the start token, 1: divided as others are, or not
+        "scaled", "one", default="scaled"
+    )
     fresh_items: bool = False  # redraw item embeddings ("scratch") or keep the model's
 
 
@@ -337,7 +345,7 @@ class ExperimentConfig:
     method: str = "darlr"
     learner: str = one_of(  # which algorithm learns, from what: `experiment.py`
         "a2c", "sqn", "bcq", "cql", "crr", "ucb", "epsilon_greedy",
-        "random", "popularity", "oracle", default="a2c",
+        "random", "random_other_tags", "popularity", "oracle", default="a2c",
     )  # fmt: skip
     dataset: DatasetConfig = DatasetConfig()
     world_model: WorldModelConfig = WorldModelConfig()
@@ -558,7 +566,7 @@ def validate(config: ExperimentConfig) -> None:
         )
     if (
         reward.uncertainty == "ensemble_variance"
-        and config.world_model.loss != "gaussian"
+        and not config.world_model.predicts_variance
     ):
         raise ConfigError(
             "reward.uncertainty='ensemble_variance': a world model with "
@@ -568,6 +576,11 @@ def validate(config: ExperimentConfig) -> None:
     _validate_estimate(config)
     _validate_neighbours(reward)
     _validate_length(config)
+    if config.learner == "random_other_tags" and config.environment.exit_rule != "tags":
+        raise ConfigError(
+            f"environment.exit_rule={config.environment.exit_rule!r}: learner="
+            "'random_other_tags' avoids what makes users leave by tags; use random"
+        )
     _validate_members(config)
     _validate_pool(config.selector, reward.references)
     if config.selector.width % config.selector.heads:

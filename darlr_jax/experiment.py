@@ -55,6 +55,7 @@ _ALGORITHMS = {
     "ucb": Algorithm(bandits.build_ucb, False, False),
     "epsilon_greedy": Algorithm(bandits.build_epsilon_greedy, False, False),
     "random": Algorithm(fixed.build_random, False, False),
+    "random_other_tags": Algorithm(fixed.build_other_tags, False, False),
     "popularity": Algorithm(fixed.build_popularity, False, False),
     "oracle": Algorithm(fixed.build_oracle, False, False),
 }

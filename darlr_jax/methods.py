@@ -89,7 +89,10 @@ METHODS: dict[str, Method] = {
     ),
     # Floor and ceiling; nothing is learned.
     "random": Method("a random item", "random"),
-    "popularity": Method("the item that is logged most", "popularity"),
+    "random_other_tags": Method(
+        "a random item without a tag of the one before", "random_other_tags"
+    ),
+    "popularity": Method("the item that most users have met in the log", "popularity"),
     "oracle": Method(
         "the item that truly pays the user most, whether she stays or not", "oracle"
     ),

@@ -104,7 +104,13 @@ def train(
         prepared = prepare(dataset, config, cache_dir, stop)
         experiment, tables, report = prepared
         if tables is not None:
-            calibration = diagnosis.plain(calibration_report(dataset, tables))
+            calibration = diagnosis.plain(
+                calibration_report(
+                    dataset,
+                    tables,
+                    predicts_variance=config.world_model.predicts_variance,
+                )
+            )
         for run in directories:
             run.update(ground_truth=dataset.ground_truth)
             if tables is not None:

@@ -11,6 +11,7 @@ pick reads G + S keys instead of U: least where both are about the square root o
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from darlr_jax.agents import categorical
-from darlr_jax.agents.dot_product import Evaluation, last_turns
+from darlr_jax.agents.dot_product import EXACT, Evaluation, last_turns
 from darlr_jax.types import Array, Clusters
 
 
@@ -74,10 +75,12 @@ def draw(uniform: Array, query: Array, offer: Offer, left: Left) -> tuple[Array,
     Returns:
       The user `[]` and who is left.
     """
-    logits = _cluster_logits(offer.keys.means @ query, left.remaining)
+    product = functools.partial(jnp.matmul, precision=EXACT)
+    logits = _cluster_logits(product(offer.keys.means, query), left.remaining)
     group = categorical.sample(uniform[0], logits, left.remaining > 0)
     free = left.free[group]
-    place = categorical.sample(uniform[1], offer.keys.members[group] @ query, free)
+    logits = product(offer.keys.members[group], query)
+    place = categorical.sample(uniform[1], logits, free)
     following = Left(
         left.free.at[group, place].set(False), left.remaining.at[group].add(-1)
     )
@@ -136,7 +139,8 @@ def _cluster_log_probs(
     size = jnp.sum(clusters.members >= 0, axis=1)
     left = jax.nn.one_hot(before, num_clusters, dtype=jnp.int32)
     count = size[None, None, :] - jnp.cumsum(left, axis=1)
-    logits = _cluster_logits(query @ keys.means.T, count)
+    products = jnp.matmul(query, keys.means.T, precision=EXACT)
+    logits = _cluster_logits(products, count)
     return categorical.masked_log_softmax(logits, count > 0)
 
 
@@ -152,5 +156,6 @@ def _user_log_probs(query: Array, keys: Keys, slot: Array, clusters: Clusters) -
     group = slot[:, 1:] // size
     free = turn[rows[:, None], group] >= choice[None, :, None]
     free &= clusters.members[group] >= 0
-    logits = jnp.einsum("mkd,mksd->mks", query, keys.members[group])
+    members = keys.members[group]
+    logits = jnp.einsum("mkd,mksd->mks", query, members, precision=EXACT)
     return categorical.masked_log_softmax(logits, free)

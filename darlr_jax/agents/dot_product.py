@@ -22,7 +22,7 @@ from jax import lax
 from darlr_jax.types import Array
 
 _MASKED = -1e30  # finite: see `categorical`
-_EXACT = lax.Precision.HIGHEST
+EXACT = lax.Precision.HIGHEST  # of draws too: acted and learned is one policy
 
 Residuals = tuple[Array, Array, Array, Array, Array, Array, Array]
 
@@ -123,7 +123,7 @@ def _forward(
         weights = jnp.exp(logits - top[..., None])
         ones = jnp.ones((actions.keys.shape[0], 1))
         keys = jnp.concatenate([actions.keys, ones], axis=1)
-        added = jnp.matmul(weights, keys, precision=_EXACT)
+        added = jnp.matmul(weights, keys, precision=EXACT)
         return (top, total * jnp.exp(highest - top)[..., None] + added), None
 
     shape = query.shape[:-1]
@@ -182,7 +182,7 @@ def _logits(query: Array, actions: _Blocks) -> Array:
     """Logits `[M, K, block]`; of actions taken before, or forbidden, minus infinity."""
     choice = jnp.arange(query.shape[1])
     free = actions.turn[:, None, :] >= choice[None, :, None]
-    logits = jnp.matmul(query, actions.keys.T, precision=_EXACT)
+    logits = jnp.matmul(query, actions.keys.T, precision=EXACT)
     return jnp.where(free, logits, _MASKED)
 
 

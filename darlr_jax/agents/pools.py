@@ -62,7 +62,8 @@ def _open_all(user: Array, keys: Array, users: UserTables) -> tuple[Array, Array
 def _draw_from_all(
     uniform: Array, query: Array, keys: Array, free: Array
 ) -> tuple[Array, Array]:
-    picked = categorical.sample(uniform, keys @ query, free)
+    logits = jnp.matmul(keys, query, precision=dot_product.EXACT)
+    picked = categorical.sample(uniform, logits, free)
     return picked, free.at[picked].set(False)
 
 
@@ -98,7 +99,8 @@ def _open_nearest(user: Array, keys: Array, users: UserTables) -> tuple:
 def _draw_from_nearest(
     uniform: Array, query: Array, offer: _Nearest, free: Array
 ) -> tuple[Array, Array]:
-    slot = categorical.sample(uniform, offer.keys @ query, free)
+    logits = jnp.matmul(offer.keys, query, precision=dot_product.EXACT)
+    slot = categorical.sample(uniform, logits, free)
     return offer.users[slot], free.at[slot].set(False)
 
 

@@ -18,7 +18,7 @@ from flax import struct
 from darlr_jax.agents import categorical
 from darlr_jax.config import ExperimentConfig
 from darlr_jax.data import statistics
-from darlr_jax.data.dataset import Dataset
+from darlr_jax.data.dataset import DataError, Dataset
 from darlr_jax.types import (
     Array,
     Coefficients,
@@ -44,6 +44,25 @@ def build_random(
     """Every allowed item with the same probability; the table holds equal logits."""
     del world_model
     return _learner(config, draw), np.zeros(dataset.num_items, np.float32)
+
+
+def build_other_tags(
+    dataset: Dataset, world_model: Any, config: ExperimentConfig
+) -> tuple[Learner, np.ndarray]:
+    """Any allowed item that shares no tag with the one before; the tags `[I, C]`.
+
+    What staying alone is worth (protocol 9.1): it knows the exit rule, and no reward.
+
+    Raises:
+      DataError: the items have no tags.
+    """
+    del world_model
+    if not dataset.item_tags.shape[1]:
+        raise DataError(
+            f"method=random_other_tags: items of {dataset.name} have no tags; "
+            "method=random is the same without"
+        )
+    return _learner(config, draw_other_tags), dataset.item_tags.astype(np.float32)
 
 
 def build_popularity(
@@ -103,6 +122,28 @@ def draw(
     del user, observation, scale
     mask = None if used is None else ~used
     return categorical.sample(jax.random.uniform(key), logits, mask)
+
+
+def draw_other_tags(
+    tags: Array,
+    key: Key,
+    user: Array,
+    observation: Observation,
+    used: Array | None,
+    scale: RewardScale,
+) -> Array:
+    """An item `[]` without a tag of the one before, of tags `[I, C]`. _Unbatched_.
+
+    Where every allowed item shares one, any allowed item; the key is consumed.
+    """
+    del user, scale
+    num_items = tags.shape[0]
+    allowed = jnp.ones(num_items, bool) if used is None else ~used
+    last = observation.items[0]  # the start token is no item
+    row = tags[jnp.clip(last, 0, num_items - 1)]
+    shared = (tags @ row > 0) & (last >= 0) & (last < num_items)
+    mask = jnp.where(jnp.any(allowed & ~shared), allowed & ~shared, allowed)
+    return categorical.sample(jax.random.uniform(key), jnp.zeros(num_items), mask)
 
 
 def most_popular(

@@ -6,6 +6,7 @@ second is analysis: no training and no choice of a configuration may read it.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,29 +29,42 @@ class Cells(NamedTuple):
     observed: np.ndarray  # [N] float
 
 
-def calibration_report(dataset: Dataset, world_model: WorldModelTables) -> dict:
+def calibration_report(
+    dataset: Dataset, world_model: WorldModelTables, *, predicts_variance: bool = True
+) -> dict:
     """What `calibration.json` holds; not-a-number where there is nothing to measure.
+
+    Args:
+      dataset: the data.
+      world_model: its tables.
+      predicts_variance: whether its loss taught it any.
 
     Returns:
       `held_out` and `true_matrix`, each with `cells` (measured) of `available`;
       `same_unit`, whether errors can be told in units of the reward; `fit` (see
       `errors.fit`, with `pair_accuracy`); `mean` (`errors.calibration_curve`);
-      `by_user_activity` and `by_item_popularity`, a row a bin of logged rows; and where
-      the unit is the same `variance` (`errors.variance_curve`), `coverage` and
-      `z_score` (mean, root mean square). `held_out` has also the rows `outside` the
-      environment, which the tables do not hold. Without cells nothing is measured. And
-      `variance_shares` (see `errors.variance_shares`) of the `prediction` and of the
-      `true_matrix`.
+      `by_user_activity` and `by_item_popularity`, a row a bin of logged rows; and of a
+      variance that is predicted, where the unit is the same, `variance`
+      (`errors.variance_curve`), `coverage` and `z_score` (mean, root mean square).
+      `held_out` has also the rows `outside` the environment, which the tables do not
+      hold. Without cells nothing is measured. And `variance_shares` (see
+      `errors.variance_shares`) of the `prediction` and of the `true_matrix`.
     """
     counts = logged_rows(dataset)
     held_out, outside = held_out_cells(dataset)
     truth = sampled_cells(dataset.true_reward)
     same_unit = labels_are_rewards(dataset)
+    measure = functools.partial(
+        _measure,
+        world_model=world_model,
+        counts=counts,
+        predicts_variance=predicts_variance,
+    )
     return {
         "held_out": {"available": len(held_out.users), "outside": outside}
-        | _measure(_sample(held_out), world_model, counts, same_unit=True),
+        | measure(_sample(held_out), same_unit=True),
         "true_matrix": {"available": dataset.true_reward.size}
-        | _measure(truth, world_model, counts, same_unit=same_unit),
+        | measure(truth, same_unit=same_unit),
         "variance_shares": {
             "prediction": errors.variance_shares(world_model.prediction),
             "true_matrix": errors.variance_shares(dataset.true_reward),
@@ -106,10 +120,11 @@ def _sample(cells: Cells) -> Cells:
 
 def _measure(
     cells: Cells,
-    world_model: WorldModelTables,
-    counts: tuple[np.ndarray, np.ndarray],
     *,
     same_unit: bool,
+    world_model: WorldModelTables,
+    counts: tuple[np.ndarray, np.ndarray],
+    predicts_variance: bool,
 ) -> dict[str, Any]:
     users, items, observed = cells
     if not len(users):
@@ -140,7 +155,7 @@ def _measure(
         "by_user_activity": by(by_user, users),
         "by_item_popularity": by(by_item, items),
     }
-    if same_unit:
+    if same_unit and predicts_variance:
         scores = errors.z_scores(predicted, variance, observed)
         report |= {
             "variance": errors.variance_curve(predicted, variance, observed),

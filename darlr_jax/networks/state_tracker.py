@@ -38,6 +38,8 @@ class StateTracker(nn.Module):
         embedded = vectors[jnp.where(valid, observation.items, 0)]
         rewards = (observation.rewards - scale.low) / (scale.high - scale.low)
         rewards = jnp.minimum(rewards, 1.0)
+        if self.config.start_reward == "one":
+            rewards = jnp.where(observation.items == self.num_items, 1.0, rewards)
         tokens = jnp.concatenate([embedded, rewards[..., None]], axis=-1)
         tokens = jnp.where(valid[..., None], tokens, 0.0)
         if self.config.kind == "average":

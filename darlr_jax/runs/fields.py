@@ -81,6 +81,6 @@ def is_read(name: str, config: ExperimentConfig) -> bool:
         return rest.partition(".")[0] in (config.dataset.name, *_ALL_DATASETS)
     if name == "reward.lambda_e":
         return bool(reward.entropy_orders)
-    if name == "reward.lambda_u":
-        return reward.uncertainty != "none"
+    if name == "reward.lambda_u":  # also without an uncertainty: of the shift
+        return config.learner == "a2c"
     return name != "training.epochs"

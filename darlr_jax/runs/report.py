@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from darlr_jax.config import flatten
+from darlr_jax.config import ExperimentConfig, flatten
 from darlr_jax.runs import claims, pages, plots
 from darlr_jax.runs.comparison import (
     Outcome,
@@ -89,7 +89,7 @@ def run_report(run_dir: str | os.PathLike[str], published: PublishedScores) -> s
         "<h2>Training</h2>",
         _training_panels(_metrics(outcome)),
         "<h2>World model</h2>",
-        _world_model(run),
+        _world_model(run, config),
         "<h2>Reward estimates</h2>",
         _estimates(run),
         "<h2>Time and memory</h2>",
@@ -361,14 +361,14 @@ def _training_panels(metrics: pd.DataFrame) -> str:
     )
 
 
-def _world_model(run: RunDirectory) -> str:
+def _world_model(run: RunDirectory, config: ExperimentConfig) -> str:
     """Its fit, its calibration and where it errs."""
     fit, body = _fit_epochs(run), []
     if fit is None:
         body.append(_not_recorded(run.world_model, "its method may need no such model"))
     pictures = [] if fit is None else [_draw_panel(FIT, fit, "fit")]
     if run.calibration.exists():
-        calibration = read_json(run.calibration)
+        calibration = _calibration(run, config)
         note = " ".join([_CALIBRATION, *alike(calibration)])
         body += [_measured(calibration), pages.note(note)]
         body += _additivity(calibration)
@@ -376,6 +376,18 @@ def _world_model(run: RunDirectory) -> str:
     else:
         body.append(_not_recorded(run.calibration, "the run is older, or had none"))
     return "".join(body) + f"<div class='panels'>{''.join(pictures)}</div>"
+
+
+def _calibration(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
+    """calibration.json, without what older runs have of variances nobody predicted."""
+    calibration = read_json(run.calibration)
+    if config.world_model.predicts_variance:
+        return calibration
+    of_variance = ("variance", "coverage", "z_score")
+    for part in ("held_out", "true_matrix"):
+        for name in of_variance:
+            calibration[part].pop(name, None)
+    return calibration
 
 
 def _measured(calibration: Mapping[str, Any]) -> str:
@@ -556,7 +568,7 @@ def _run_details(finished: FinishedRun) -> str:
     row = Row(finished.name, finished.config.method)
     outcome = Outcome(row, finished.config, finished.metrics, "")
     tables = [
-        _measured(read_json(run.calibration))
+        _measured(_calibration(run, finished.config))
         if run.calibration.exists()
         else _not_recorded(run.calibration, "the run is older, or had no world model"),
         pages.table(estimate_table(read_json(run.estimates)))

@@ -135,7 +135,7 @@ def reward_bounds(tables: RewardTables, coefficients: Coefficients) -> RewardSca
     """MIN_R and MAX_R of the published protocol (section 3.1).
 
     The shift of the shaped reward is MIN_R, and shaped rewards enter the state divided
-    by MAX_R - MIN_R. Both come from the base table and the world model's variance, also
+    by MAX_R - MIN_R. Both come from the bounds that `simulation.tables` chose, also
     where other tables estimate reward and uncertainty.
     """
     lambda_u, lambda_e = coefficients.lambda_u, coefficients.lambda_e

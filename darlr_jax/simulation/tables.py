@@ -71,15 +71,15 @@ def reward_tables(
     estimate = reward.estimate
     if estimate == "references":  # until the warm-up ends, ROLeR's static reward
         estimate = "neighbours" if config.training.warm_up_epochs else "world_model"
-    # As published, bounds are those of the base table and of the world model's
-    # variance, whatever estimates reward and uncertainty. The dynamic uncertainty has
-    # no table, so the shift is that of the base table alone.
+    # As published, bounds are those of the world model's tables (of `true`, of that
+    # one), whatever estimates reward and uncertainty; where reference users are asked
+    # for another base, of that. The dynamic uncertainty has no table.
     dynamic = reward.uncertainty == "dynamic"
     variance = np.zeros(1, np.float32) if dynamic else world_model.variance
     return RewardTables(
         base=base,
         item_mean=base.mean(axis=0),
-        static=static_reward(dataset, world_model, reward, estimate, neighbours),
+        static=static_reward(dataset, base, reward, estimate, neighbours),
         uncertainty=static_uncertainty(world_model, reward, neighbours),
         entropy=statistics.entropy_tables(
             dataset.log,
@@ -111,24 +111,27 @@ def base_reward(
 
 def static_reward(
     dataset: Dataset,
-    world_model: WorldModelTables,
+    base: np.ndarray,
     reward: RewardConfig,
     estimate: str,
     neighbours: Neighbours | None,
 ) -> np.ndarray:
-    """The frozen reward table `[U, I]` that `estimate` names."""
-    prediction = world_model.prediction
+    """The frozen reward table `[U, I]` that `estimate` names.
+
+    A user's own row, and means over users, are those of `base`: the world model's
+    predictions, or what reference users are asked for instead, in its unit.
+    """
     if estimate == "true":
         return dataset.true_reward
     if estimate == "neighbours":
         assert neighbours is not None
         return neighbour_reward(neighbours, reward)
-    item_mean = prediction.mean(axis=0, keepdims=True)
+    item_mean = base.mean(axis=0, keepdims=True)
     if estimate == "population_mean":
-        return np.broadcast_to(item_mean, prediction.shape).copy()
+        return np.broadcast_to(item_mean, base.shape).copy()
     if estimate == "user_centred":
-        return prediction - prediction.mean(axis=1, keepdims=True) + prediction.mean()
-    return prediction
+        return base - base.mean(axis=1, keepdims=True) + base.mean()
+    return base
 
 
 class Neighbours(NamedTuple):

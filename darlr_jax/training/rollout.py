@@ -169,12 +169,14 @@ def _turn(
         state, transition.item, transition.reward, inputs.tables.env
     )
     if keeps_estimates(config):
+        # ROLeR's rewards are no answers of reference users: none is kept of a warm-up.
+        dynamic = transition.weight * (1.0 - inputs.in_warm_up)
         previous = record_estimates(
             previous,
             state.user,
             transition.item,
             transition.metrics["estimate"],
-            transition.weight,
+            dynamic,
         )
     transition = transition._replace(discount=following.discount)
     return (following, previous), transition
@@ -391,11 +393,12 @@ def _reference_metrics(
     """What shows whether a selector selects: logged of every run with references."""
     neighbours = tables.users.neighbours[user]
     is_neighbour = jnp.any(references.users[:, None] == neighbours[None, :], axis=1)
-    uncertainty = estimate.uncertainty
+    uncertainty, base = estimate.uncertainty, tables.rewards.base
+    answer = jnp.mean(base[references.users, item])
     return {
         "similarity": jnp.mean(references.similarity),
         "diversity": jnp.mean(references.diversity),
-        "inflation": estimate.value - tables.rewards.base[user, item],
+        "inflation": answer - base[user, item],
         "knn_overlap": jnp.mean(is_neighbour),
         "first_visits": first.astype(jnp.float32),
         "uncertainty_first": jnp.where(first, uncertainty, 0.0),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from darlr_jax.baselines import fixed
-from darlr_jax.config import replace
+from darlr_jax.config import ConfigError, replace
 from darlr_jax.data import coat as coat_lib
 from darlr_jax.experiment import (
     build_experiment,
@@ -17,6 +17,7 @@ from darlr_jax.experiment import (
     run_epoch,
 )
 from darlr_jax.presets import preset
+from darlr_jax.types import Observation
 from tests.simulation.worlds import assemble, compiled_epoch, tiny
 
 METHODS = ("random", "popularity", "oracle")
@@ -52,6 +53,40 @@ def test_random_draws_every_allowed_item_alike():
         share = np.bincount(items, minlength=5) / len(keys)
         expected = np.ones(5) if mask is None else ~np.asarray(mask)
         np.testing.assert_allclose(share, expected / allowed, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("last", "used", "allowed"),
+    [
+        (0, None, [2, 3]),
+        (0, [2], [3]),
+        (0, [2, 3], [0, 1, 4]),  # all that is left shares a tag
+        (3, None, [0, 1, 2, 3, 4]),  # an item without tags shares none, with itself too
+        (5, None, [0, 1, 2, 3, 4]),  # the start token
+    ],
+)
+def test_other_tags_than_those_of_the_item_before(last, used, allowed):
+    tags = jnp.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0], [1, 0, 1]], float)
+    mask = None if used is None else jnp.zeros(5, bool).at[jnp.array(used)].set(True)
+    observation = Observation(jnp.array([last, 2, 2]), jnp.zeros(3))
+    items = jax.vmap(
+        lambda key: fixed.draw_other_tags(tags, key, 0, observation, mask, None)
+    )(jax.random.split(jax.random.key(0), 3000))
+    share = np.bincount(items, minlength=5) / 3000
+    expected = np.isin(np.arange(5), allowed) / len(allowed)
+    np.testing.assert_allclose(share, expected, atol=0.04)
+    assert set(np.flatnonzero(share)) == set(allowed)
+
+
+def test_other_tags_keep_a_user_whom_any_item_loses():
+    rules = {"environment__exit_rule": "tags", "environment__exit_threshold": 0.0}
+    plain, other = (
+        train(tiny(method, **rules))[0]["NX_0_len_tra"][0]
+        for method in ("random", "random_other_tags")
+    )
+    assert other == 5 > plain
+    with pytest.raises(ConfigError, match="exit_rule='none': learner='random_other"):
+        assemble(tiny("random_other_tags"))
 
 
 def test_nothing_is_learned_and_epochs_are_counted():

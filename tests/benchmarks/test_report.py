@@ -70,6 +70,20 @@ RUN = {
     "compile_seconds": 20.25,
     "host_peak_mib": 900.0,
 }
+EPOCHS = {
+    "session": SESSION | {"load": 0.5},
+    "setting": SETTING,
+    "transitions_per_second": 11_500.4,
+    "epoch_seconds": 8.75,
+    "spread": 0.03,
+    "selector_picks_per_second": 172_506.0,
+    "world_model_samples_per_second": 250_000.0,
+    "evaluation_episodes_per_second": 8_000.0,
+    "tables_seconds": 0.5,
+    "compile_seconds": 24.25,
+    "host_peak_mib": 1_600.0,
+    "device_peak_mib": None,
+}
 COMPILATION = {
     "session": SESSION,
     "setting": SETTING,
@@ -84,10 +98,10 @@ def stored(tmp_path, **pieces):
     return tables.section(tables.load(tmp_path))
 
 
-def test_committed_page_is_the_generated_one():
-    page = report.PAGE.read_text("utf-8")
-    text = tables.section(tables.load(report.RESULTS))
-    assert page == tables.replace_between(page, text)
+def test_committed_pages_are_the_generated_ones():
+    for page, text in report.generated().items():
+        committed = page.read_text("utf-8")
+        assert committed == tables.replace_between(committed, text)
 
 
 def test_committed_results_tell_where_they_are_from():
@@ -117,6 +131,29 @@ def test_phase_table_has_every_phase(tmp_path):
     second = f"12,000 transitions | {measured}"
     assert f"| coat | `darlr` | training | 250.0 ms | {second}" in page
     assert f"| coat | `darlr` | update | 1.5 s | {second}" in page
+
+
+def test_whole_epochs_stand_on_both_pages(tmp_path):
+    plain = {"method": "mbpo", "tracker": "average", "k_sel": None}
+    faster = EPOCHS | {
+        "setting": SETTING | plain,
+        "transitions_per_second": 170_000.0,
+        "selector_picks_per_second": None,
+    }
+    page = stored(tmp_path, epochs_a=[EPOCHS], epochs_b=[faster], coat_darlr=[PHASES])
+    row = (
+        "| coat, 290 x 300 | `darlr` | transformer | 15 | 100 x 30 | 1 | 11,500 | 3 % "
+        "| 172,506 | 8,000 | 250,000 | 24.2 s | 1,600 | \N{EN DASH} |"
+    )
+    other = (
+        "| coat, 290 x 300 | `mbpo` | average | \N{EN DASH} | 100 x 30 | 1 | 170,000"
+    )
+    assert page.index(other) < page.index(row)
+    first_page = tables.speeds(tables.load(tmp_path))
+    assert row in first_page and other in first_page
+    assert "load of the machine at the start of a piece 0.5 to 0.5" in first_page
+    assert "Phases" not in first_page
+    assert tables.speeds([]).startswith("Nothing has been measured")
 
 
 def test_growth_and_compilation_tables(tmp_path):
@@ -202,11 +239,15 @@ def test_device_names_a_folder():
     assert report.place({"session": session}) == "nvidia-h200-x"
 
 
-def test_page_is_written_from_what_is_there(tmp_path, monkeypatch):
-    page = tmp_path / "speed.md"
-    page.write_text(f"{tables.BEGIN}\n{tables.END}\n", "utf-8")
+def test_pages_are_written_from_what_is_there(tmp_path, monkeypatch):
     tables.write(tmp_path / "cpu" / "a.json", [PHASES])
-    monkeypatch.setattr(report, "PAGE", page)
+    tables.write(tmp_path / "cpu" / "b.json", [EPOCHS])
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    report.write_page()
-    assert "### cpu" in page.read_text("utf-8")
+    for name in ("PAGE", "FIRST_PAGE"):
+        page = tmp_path / name
+        page.write_text(f"{tables.BEGIN}\n{tables.END}\n", "utf-8")
+        monkeypatch.setattr(report, name, page)
+    report.write_pages()
+    assert "### cpu" in (tmp_path / "PAGE").read_text("utf-8")
+    first = (tmp_path / "FIRST_PAGE").read_text("utf-8")
+    assert "11,500" in first and "### cpu" not in first

@@ -43,6 +43,15 @@ def test_the_errors_are_those_of_every_held_out_row():
     assert sum(row["count"] for row in report["mean"]) == len(log)
 
 
+def test_no_variance_is_measured_that_nothing_was_taught():
+    full = calibration.calibration_report(DATASET, WORLD)
+    report = calibration.calibration_report(DATASET, WORLD, predicts_variance=False)
+    for part in ("held_out", "true_matrix"):
+        assert set(full[part]) - set(report[part]) == {
+            *("variance", "coverage", "z_score")
+        }
+
+
 @pytest.mark.parametrize("part", ["held_out", "true_matrix"])
 def test_bins_are_those_of_logged_rows(part):
     report = calibration.calibration_report(DATASET, WORLD)[part]

@@ -72,6 +72,25 @@ def test_average_worked_numbers():
     np.testing.assert_allclose(state, [1, 2, 3, -0.5], rtol=1e-6)
 
 
+@kinds
+def test_the_start_token_is_rewarded_with_one_or_as_others_are(kind):
+    """On two scales the first state is the same, or it is not."""
+    start = history([START] + [EMPTY] * 3, [1.0] + [0.0] * 3)
+    later = history([2, START] + [EMPTY] * 2, [3.0, 1.0] + [0.0] * 2)
+    scales = SCALE, RewardScale(jnp.array(0.0), jnp.array(4.0))
+    params = params_of(kind)
+    for setting, same in (("scaled", False), ("one", True)):
+        track = tracking(kind, start_reward=setting)
+        first, second = (track(params, start, scale) for scale in scales)
+        assert np.allclose(first, second, atol=1e-6) == same
+        first, second = (track(params, later, scale) for scale in scales)
+        assert not np.allclose(first, second, atol=1e-6)
+    vectors = params["item_vectors"]
+    if kind == "average":
+        one = tracking(kind, start_reward="one")(params, start, SCALE)
+        np.testing.assert_allclose(one, [*vectors[START], 1.0], rtol=1e-6)
+
+
 def test_average_matches_the_definition():
     params, batch = params_of("average"), histories()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from darlr_jax.config import ConfigError, flatten
+from darlr_jax.config import ConfigError, flatten, replace
 from darlr_jax.methods import METHODS
 from darlr_jax.presets import DATASETS, preset
 from darlr_jax.runs.fields import differing_fields, fields_read
@@ -49,7 +49,8 @@ def test_tables_of_the_issue_exist():
 def test_main_table_has_every_method_as_it_is():
     assert [row.name for row in make_plan("main", "kuairec").rows] == list(METHODS)
     *rows, extension = make_plan("main", "coat").rows
-    assert [row.name for row in rows] == list(METHODS)
+    by_tags = "random_other_tags"
+    assert [row.name for row in rows] == [m for m in METHODS if m != by_tags]
     assert all(row.published_as == row.name for row in rows)
     assert extension.name == "darlr_tuned"
     assert extension.note.startswith("extension: ")
@@ -109,6 +110,18 @@ def test_a_weight_of_zero_is_a_run_of_the_ablation():
         rows = sensitivity.row(f"{weight}=0"), ablation.row(name)
         first, second = map(directory_name, rows)
         assert first == second
+
+
+def test_without_a_penalty_the_shift_is_that_of_none():
+    """lambda_u is of the shift, also where nothing is subtracted: a run reads it."""
+    base = preset("kuairec", "mbpo")
+    other = replace(base, {"reward.lambda_u": 1.0})
+    assert differing_fields(other, base) == {"reward.lambda_u": 1.0}
+    for table in ("ablation", "curves"):
+        for row in make_plan(table, "kuairec").rows:
+            reward = row_config(row, "kuairec").reward
+            if row.method == "darlr" and reward.uncertainty == "none":
+                assert reward.lambda_u == 0, row.name
 
 
 def test_ablations_change_what_they_say():

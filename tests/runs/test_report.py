@@ -324,6 +324,19 @@ def test_calibration_and_estimates_are_shown(run):
     assert f"{100 * truth:.1f} % interaction.</p>" in text
 
 
+def test_a_variance_that_nothing_was_taught_is_not_shown(run):
+    """Files of older versions have it all the same."""
+    pytest.importorskip("matplotlib")
+    write_calibration(run)
+    file = run / "config.json"
+    config = json.loads(file.read_text("utf-8"))
+    config["world_model"]["loss"] = "propensity"
+    file.write_text(json.dumps(config), "utf-8")
+    text = run_report(run, PUBLISHED)
+    assert ">Calibration of the mean<" in text
+    assert ">Calibration of the variance<" not in text and ">Coverage<" not in text
+
+
 def test_in_another_unit_rankings_are_shown(run):
     pytest.importorskip("matplotlib")
     log = dataclasses.replace(DATASET.log, rewards=2 * DATASET.log.rewards)

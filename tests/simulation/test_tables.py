@@ -134,6 +134,23 @@ def test_which_table_a_method_reads(method, base, static, uncertainty):
     close(rewards.item_mean, [reference.mean(column) for column in base.T])
 
 
+@pytest.mark.parametrize("estimate", ["world_model", "population_mean", "user_centred"])
+def test_frozen_rewards_are_in_the_unit_that_references_answer_in(estimate):
+    """What is shifted and divided by the bounds of one table is not of another."""
+    rewards = build(
+        "darlr", reward__base="neighbours", reward__estimate=estimate
+    ).rewards
+    base = rewards.base
+    assert not np.allclose(base, WORLD.prediction, atol=0.1)
+    expected = {
+        "world_model": base,
+        "population_mean": np.tile(base.mean(axis=0), (NUM_USERS, 1)),
+        "user_centred": base - base.mean(axis=1, keepdims=True) + base.mean(),
+    }[estimate]
+    close(rewards.static, expected)
+    assert rewards.estimate_low == base.min()
+
+
 def test_with_a_warm_up_the_static_table_is_that_of_the_neighbours():
     warm = build("darlr", training__warm_up_epochs=1).rewards
     np.testing.assert_array_equal(warm.static, build("roler").rewards.static)

@@ -267,6 +267,21 @@ def test_the_selector_is_paid_by_its_own_formula():
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_inflation_is_of_the_references_whatever_is_paid():
+    config = tiny("darlr", **SMALL, reward__estimate="world_model")
+    base = simulator(config).base
+    transitions, _ = roll_out(config, first_state(config))
+    alive = transitions.weight > 0
+    answers = base[transitions.selector.users, transitions.item[..., None]]
+    own = base[transitions.user, transitions.item]
+    found = transitions.metrics["inflation"][alive]
+    expected = (answers.mean(axis=-1) - own)[alive]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert np.any(np.abs(expected) > 0.1)
+    paid = transitions.metrics["estimate"][alive]
+    np.testing.assert_allclose(paid, own[alive], rtol=1e-5)
+
+
 def test_masked_training_never_repeats_an_item():
     options = SMALL | {"environment__exit_rule": "none"}
     config = tiny("darlr", **options, recommender__mask_used_items=True)
@@ -289,8 +304,9 @@ def test_warm_up_pays_by_the_neighbours_table_until_it_ends():
     static = reference.neighbour_reward(prediction, prediction, 3, "cosine_norm")
     for epoch in range(4):
         state = first_state(config).replace(epoch=jnp.int32(epoch))
-        transitions, _ = roll_out(config, state)
+        transitions, store = roll_out(config, state)
         estimate = transitions.metrics["estimate"]
+        assert np.any(store != UNVISITED) == (epoch >= 2)  # answers of references alone
         picked = transitions.selector.users
         references = prediction[picked, transitions.item[..., None]].mean(axis=-1)
         frozen = static[transitions.user, transitions.item]
