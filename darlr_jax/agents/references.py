@@ -84,6 +84,6 @@ def itself(
     codes: UserCodes | None,
     users: UserTables,
 ) -> tuple[Array, Array]:
-    """The user alone; with all coefficients 0 this is MBPO."""
+    """The user alone: with all coefficients 0, MBPO on the base table."""
     del params, key, context, codes, users
     return user[None], jnp.zeros(1)
