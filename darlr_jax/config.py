@@ -285,6 +285,11 @@ class RewardConfig:
     exposure_weight: float = between(0.0, _LARGE, default=0.0)  # gamma_e (CIRS)
     exposure_tau: float = between(1e-9, _LARGE, default=100.0)  # its decay, in turns
 
+    @property
+    def uncertainty_is_dynamic(self) -> bool:
+        """Whether it is made at each recommendation, and so has no table and bounds."""
+        return self.uncertainty == "dynamic"
+
 
 @dataclasses.dataclass(frozen=True)
 class OfflineConfig:
@@ -551,9 +556,7 @@ def validate(config: ExperimentConfig) -> None:
             f"the other learners from none; learner={config.learner!r} needs "
             + ("an estimate" if reward.estimate == "none" else "reward.estimate=none")
         )
-    needs_references = (
-        reward.estimate == "references" or reward.uncertainty == "dynamic"
-    )
+    needs_references = reward.estimate == "references" or reward.uncertainty_is_dynamic
     if needs_references and reward.references == "none":
         raise ConfigError(
             "reward.references='none': reward.estimate='references' and "
@@ -650,7 +653,7 @@ def _validate_pool(selector: SelectorConfig, references: str) -> None:
             f"selector.pool_size={selector.pool_size}: must be at least "
             f"selector.k_sel={selector.k_sel}, as nobody is picked twice"
         )
-    if selector.pool != "all" and references in ("random", "nearest", "self"):
+    if selector.pool != "all" and references not in ("learned", "none"):
         raise ConfigError(
             f"selector.pool={selector.pool!r}: only reward.references=learned picks "
             f"from a pool, {references!r} does not; set selector.pool=all"

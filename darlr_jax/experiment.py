@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -145,6 +146,7 @@ def _run_all(
     learner: Learner,
     at_once: int | None,
 ) -> tuple[Any, dict[str, Array]]:
+    chex.assert_equal_rank(jax.tree.leaves(coefficients))  # of all, or one each
     own = coefficients.lambda_u.ndim > 0
     epoch = functools.partial(_run_epoch, learner=learner)
     together = jax.vmap(epoch, (0, None, None, 0 if own else None))

@@ -25,6 +25,7 @@ class Method(NamedTuple):
     uncertainty: str = "none"  # what is subtracted
     entropy: bool = False  # whether the entropy bonus is added, or lambda_e is 0
     references: str = "none"  # who answers for the user
+    family: str = ""  # the method whose presets it has, but for its own
 
 
 def _darlr(references: str, summary: str) -> Method:
@@ -35,6 +36,7 @@ def _darlr(references: str, summary: str) -> Method:
         uncertainty="dynamic",
         entropy=True,
         references=references,
+        family="darlr",
     )
 
 

@@ -204,7 +204,8 @@ def preset(dataset: str, method: str) -> ExperimentConfig:
         raise ConfigError(
             f"--dataset={dataset}: no such data set; {nearest_name(dataset, _DATASETS)}"
         )
-    lambda_u, lambda_e = _COEFFICIENTS.get((dataset, _family(method)), (0.0, 0.0))
+    names = tuple(dict.fromkeys((row.family or method, method)))  # its own come last
+    lambda_u, lambda_e = _coefficients(dataset, names)
     changes = {
         "method": method,
         "learner": row.learner,
@@ -215,12 +216,27 @@ def preset(dataset: str, method: str) -> ExperimentConfig:
         "reward.lambda_u": lambda_u,
         "reward.lambda_e": lambda_e if row.entropy else 0.0,
     }
-    family = _family(method)
-    changes |= _DATASETS[dataset] | _METHODS.get(family, {})
-    changes |= _EXCEPTIONS.get((dataset, family), {})
+    changes |= _DATASETS[dataset]
+    for name in names:
+        changes |= _METHODS.get(name, {})
+    for name in names:
+        changes |= _EXCEPTIONS.get((dataset, name), {})
     return replace(ExperimentConfig(), changes)
 
 
-def _family(method: str) -> str:
-    """The controls of DARLR, as `darlr_random`, are set as it is."""
-    return method.partition("_")[0] if method.startswith("darlr") else method
+def _coefficients(dataset: str, names: tuple[str, ...]) -> tuple[float, float]:
+    """lambda_u and lambda_e of a method, the last of `names`; 0 of what it has not."""
+    row = get_method(names[-1])
+    known = [
+        _COEFFICIENTS[key]
+        for name in names
+        if (key := (dataset, name)) in _COEFFICIENTS
+    ]
+    if known:
+        return known[-1]
+    if row.uncertainty != "none" or row.entropy:
+        raise ConfigError(
+            f"--method={names[-1]}: presets.py has no lambda_u and lambda_e of it on "
+            f"{dataset}; add a line to _COEFFICIENTS, or name its family in methods.py"
+        )
+    return 0.0, 0.0

@@ -160,8 +160,14 @@ def _units(dataset: Dataset, config: ExperimentConfig) -> dict[str, bool]:
         "own estimate": own,
         "nearest users (ROLeR)": neighbours,
         "mean of all users": own,
-        **dict.fromkeys(_CHOSEN.values(), chosen),
+        _chosen(config): chosen,
     }
+
+
+def _chosen(config: ExperimentConfig) -> str:
+    """How the estimator is called of whom the method asks."""
+    kind = config.reward.references
+    return _CHOSEN.get(kind, f"{kind} users")
 
 
 def _compare(
@@ -187,7 +193,7 @@ def _compare(
             values["nearest users (ROLeR)"] = neighbours[rows, items]
         values["mean of all users"] = item_mean[items]
         if config.reward.estimate == "references":
-            values[_CHOSEN[config.reward.references]] = chosen
+            values[_chosen(config)] = chosen
         return Estimates(who, items, counts[who, items], values)
 
     return _Compared(

@@ -174,8 +174,12 @@ def intrinsic_reward(
     answers = tables.base[references.users, item]
     if config.reward_estimate == "item_centred":
         answers -= tables.item_mean[item]
-    if config.reward_estimate == "user_centred":
+    elif config.reward_estimate == "user_centred":
         answers -= tables.base[user, item]
+    elif config.reward_estimate != "raw":
+        raise NotImplementedError(
+            f"selector.reward_estimate={config.reward_estimate!r}"
+        )
     return jnp.cumsum(answers) / jnp.arange(1, config.k_sel + 1) + gains
 
 

@@ -45,6 +45,8 @@ class StateTracker(nn.Module):
         if self.config.kind == "average":
             count = jnp.sum(valid, axis=-1, keepdims=True).astype(tokens.dtype)
             return jnp.sum(tokens, axis=-2) / count
+        if self.config.kind != "transformer":
+            raise NotImplementedError(f"tracker.kind={self.config.kind!r}")
         transformer = WindowTransformer(
             self.config.layers, self.config.heads, self.config.dropout
         )

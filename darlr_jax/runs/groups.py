@@ -16,9 +16,11 @@ from darlr_jax.runs.jobs import directory_name
 from darlr_jax.runs.plans import TABLES, Plan, Row, make_plan
 from darlr_jax.runs.results import FinishedRun, read_run
 
+_MISSING = 0.1  # share of a plan's rows that may not have been run
+
 
 class WholePlan(NamedTuple):
-    """A plan of which every row is among the runs."""
+    """A plan whose rows, all or nearly all of them, are among the runs."""
 
     plan: Plan
     outcomes: tuple[Outcome, ...]  # of its rows, in order
@@ -95,10 +97,12 @@ def _is_run(path: pathlib.Path) -> bool:
 
 
 def whole_plans(dataset: str, runs: Iterable[FinishedRun]) -> tuple[WholePlan, ...]:
-    """The plans on a data set of which every row is among the runs.
+    """The plans on a data set whose rows are among the runs.
 
-    All rows of a plan must have changed the same beside what the row says: rows of
-    another version or size are another table's.
+    One row of ten may be missing, unless others are compared with it: a new method
+    must not cost a table before it has been run. The plan says which are. All rows of a
+    plan must have changed the same beside what the row says: rows of another version or
+    size are another table's.
     """
     by_name = {run.name: run for run in runs}
     configs = {name: run.config for name, run in by_name.items()}
@@ -106,11 +110,31 @@ def whole_plans(dataset: str, runs: Iterable[FinishedRun]) -> tuple[WholePlan, .
     for plan in _plans_of(dataset):
         names = [_run_name(row, configs) for row in plan.rows]
         present = [name for name in names if name is not None]
-        if len(present) == len(plan.rows) and _are_alike(plan, present, configs):
+        plan = _of_those_there(plan, names)
+        if plan.rows and _are_whole(plan) and _are_alike(plan, present, configs):
             pairs = zip(plan.rows, map(by_name.__getitem__, present), strict=True)
             outcomes = tuple(_outcome(row, run) for row, run in pairs)
             found.append(WholePlan(plan, outcomes, frozenset(present)))
     return tuple(found)
+
+
+def _of_those_there(plan: Plan, names: Iterable[str | None]) -> Plan:
+    """The plan of rows that have a run, which says what the others are."""
+    there: dict[bool, list[Row]] = {True: [], False: []}
+    for row, name in zip(plan.rows, names, strict=True):
+        there[name is not None].append(row)
+    return plan._replace(
+        rows=tuple(there[True]),
+        total=len(there[True]),
+        missing=tuple(row.name for row in there[False]),
+    )
+
+
+def _are_whole(plan: Plan) -> bool:
+    """Whether enough rows are there, and all that others are compared with."""
+    rows = len(plan.rows) + len(plan.missing)
+    asked = {row.against for row in plan.rows}
+    return len(plan.missing) <= _MISSING * rows and not asked & set(plan.missing)
 
 
 def _outcome(row: Row, run: FinishedRun) -> Outcome:

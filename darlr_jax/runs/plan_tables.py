@@ -140,6 +140,8 @@ def _notes(table: PlanTable) -> list[str]:
     plan, rows, notes = table.plan, table.rows, []
     if len(plan.rows) < plan.total:
         notes.append(f"Chosen by --rows: {len(plan.rows)} of {plan.total} rows.")
+    if plan.missing:
+        notes.append(f"Not run yet: {', '.join(plan.missing)}.")
     if plan.left_out:
         notes.append(f"Left out, the same here: {'; '.join(plan.left_out)}.")
     if shared := shared_changes(outcome.config for outcome in table.outcomes):

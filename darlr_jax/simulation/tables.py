@@ -74,8 +74,8 @@ def reward_tables(
     # As published, bounds are those of the world model's tables (of `true`, of that
     # one), whatever estimates reward and uncertainty; where reference users are asked
     # for another base, of that. The dynamic uncertainty has no table.
-    dynamic = reward.uncertainty == "dynamic"
-    variance = np.zeros(1, np.float32) if dynamic else world_model.variance
+    no_table = reward.uncertainty_is_dynamic
+    variance = np.zeros(1, np.float32) if no_table else world_model.variance
     return RewardTables(
         base=base,
         item_mean=base.mean(axis=0),
@@ -131,7 +131,9 @@ def static_reward(
         return np.broadcast_to(item_mean, base.shape).copy()
     if estimate == "user_centred":
         return base - base.mean(axis=1, keepdims=True) + base.mean()
-    return base
+    if estimate == "world_model":
+        return base
+    raise NotImplementedError(f"reward.estimate={estimate!r}: no table is made of it")
 
 
 class Neighbours(NamedTuple):
@@ -225,13 +227,17 @@ def static_uncertainty(
     """
     if reward.uncertainty == "ensemble_variance":
         return world_model.variance
-    if not reward.uncertainty.startswith("neighbour_"):
+    if reward.uncertainty == "none" or reward.uncertainty_is_dynamic:
         return np.zeros((0, 0), np.float32)
     assert neighbours is not None
     users, feedback, cosines = neighbours
     if reward.uncertainty == "neighbour_variance":
         ddof = 1 if cosines is None else 0
         return np.stack([feedback[row].var(axis=0, ddof=ddof) for row in users])
+    if reward.uncertainty != "neighbour_cosine":
+        raise NotImplementedError(
+            f"reward.uncertainty={reward.uncertainty!r}: no table"
+        )
     assert cosines is not None, "`config.validate` refuses cosines of logged rows"
     distances = 1.0 - cosines
     distance = {

@@ -115,7 +115,7 @@ def _no_estimates(tables: SimulationTables, config: ExperimentConfig) -> Array:
 
 def keeps_estimates(config: ExperimentConfig) -> bool:
     """Whether anything reads the store of previous estimates."""
-    return config.reward.uncertainty == "dynamic" or config.reward.overwrite
+    return config.reward.uncertainty_is_dynamic or config.reward.overwrite
 
 
 def _sessions_at_once(config: ExperimentConfig) -> int:
@@ -145,7 +145,7 @@ def _reward_estimator(config: ExperimentConfig) -> rewards.RewardEstimator:
         estimator = (
             rewards.overwritten_estimate if overwrite else rewards.reference_estimate
         )
-    if config.reward.uncertainty == "dynamic":
+    if config.reward.uncertainty_is_dynamic:
         estimator = rewards.with_dynamic_uncertainty(estimator)
     return estimator
 

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from darlr_jax import config as config_lib
+from darlr_jax import presets
 from darlr_jax.config import ConfigError, replace, validate
 from darlr_jax.experiment import (
     build_experiment,
@@ -127,6 +129,34 @@ def test_contradictions_are_refused_before_anything_is_built(method, changes, me
     config = tiny(method, **changes)
     with pytest.raises(ConfigError, match=message):
         build_experiment(DATASET, invented_world_model(DATASET), config)
+
+
+def test_a_family_lends_its_presets_and_a_row_has_its_own(monkeypatch):
+    changed = METHODS["darlr"]._replace(references="nearest")
+    monkeypatch.setitem(METHODS, "other", changed)
+    of_darlr = config_lib.flatten(preset("coat", "darlr"))
+    told = {"method": "other", "reward.references": "nearest"}
+    assert config_lib.flatten(preset("coat", "other")) == of_darlr | told
+    monkeypatch.setitem(presets._METHODS, "other", {"selector.lambda_s": 7.0})
+    monkeypatch.setitem(presets._COEFFICIENTS, ("coat", "other"), (0.25, 0.0))
+    found = preset("coat", "other")
+    assert (found.selector.lambda_s, found.reward.lambda_u) == (7.0, 0.25)
+    assert found.selector.lambda_d == of_darlr["selector.lambda_d"]
+
+
+def test_a_penalty_without_a_weight_is_no_preset(monkeypatch):
+    alone = METHODS["mopo"]._replace(summary="another")
+    monkeypatch.setitem(METHODS, "my_mopo", alone)
+    with pytest.raises(ConfigError, match="no lambda_u and lambda_e of it on coat"):
+        preset("coat", "my_mopo")
+    monkeypatch.setitem(METHODS, "my_mopo", alone._replace(family="mopo"))
+    assert preset("coat", "my_mopo").reward.lambda_u == 0.2
+
+
+def test_every_preset_is_of_a_method():
+    """One of a name that no method has would never be read."""
+    of_data = {*presets._EXCEPTIONS, *presets._COEFFICIENTS}
+    assert {*presets._METHODS, *(method for _, method in of_data)} <= set(METHODS)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import shutil
 
 import pytest
@@ -9,9 +10,14 @@ import pytest
 from darlr_jax.runs.directory import RunError
 from darlr_jax.runs.groups import read_group
 from darlr_jax.runs.jobs import directory_name
+from darlr_jax.runs.plan_tables import brief_text, plan_table
 from darlr_jax.runs.plans import choose_rows, make_plan, row_config
+from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.writers import MetricsWriter
 from tests.runs.conftest import metrics_row, open_run
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+PUBLISHED = PublishedScores(ROOT / "results" / "published")
 
 
 @pytest.fixture
@@ -46,6 +52,25 @@ def test_a_plan_is_whole_with_its_last_row(write):
     (whole,) = read_group(write.folder).plans
     assert [outcome.row for outcome in whole.outcomes] == list(plan.rows)
     assert all(len(outcome.metrics) == 8 for outcome in whole.outcomes)
+
+
+def test_a_row_that_has_not_been_run_costs_no_table(write):
+    """One of ten; but not the one that others are compared with."""
+    plan = make_plan("ablation", "coat")
+    names = [row.name for row in plan.rows]
+    write(plan, [name for name in names if name not in ("overwrite", "self")])
+    assert tables(write.folder) == []  # two of nineteen
+    write(plan, ["self"])
+    (whole,) = read_group(write.folder).plans
+    assert whole.plan.missing == ("overwrite",)
+    assert [o.row.name for o in whole.outcomes] == [
+        n for n in names if n != "overwrite"
+    ]
+    text = brief_text(plan_table(whole.plan, whole.outcomes, PUBLISHED, None))
+    assert "Not run yet: overwrite." in text and "Chosen by" not in text
+    shutil.rmtree(write.folder / "darlr")
+    write(plan, ["overwrite"])
+    assert tables(write.folder) == []
 
 
 def test_a_run_may_be_called_as_its_row(write):

@@ -151,6 +151,15 @@ def test_frozen_rewards_are_in_the_unit_that_references_answer_in(estimate):
     assert rewards.estimate_low == base.min()
 
 
+@pytest.mark.parametrize("field", ["estimate", "uncertainty"])
+def test_a_table_that_nobody_makes_is_no_other(field):
+    """A choice without code must not become the method that is written last."""
+    config = tiny("roler")
+    changed = dataclasses.replace(config.reward, **{field: "median"})
+    with pytest.raises(NotImplementedError, match="median"):
+        build_tables(DATASET, WORLD, dataclasses.replace(config, reward=changed))
+
+
 def test_with_a_warm_up_the_static_table_is_that_of_the_neighbours():
     warm = build("darlr", training__warm_up_epochs=1).rewards
     np.testing.assert_array_equal(warm.static, build("roler").rewards.static)

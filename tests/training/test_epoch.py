@@ -283,6 +283,18 @@ def test_three_epochs_are_traced_once():
     assert states.epoch.tolist() == [4] * len(SEEDS)
 
 
+def test_coefficients_are_of_all_or_one_each():
+    """One that alone has an axis would be taken for the axis of something else."""
+    experiment = assemble(DARLR)
+    mixed = experiment.coefficients._replace(lambda_s=jnp.zeros(len(SEEDS)))
+    states = init_seeds(experiment, SEEDS)
+    with pytest.raises(AssertionError, match="rank"):
+        jax.eval_shape(
+            make_run_epoch(experiment.learner),
+            *(states, experiment.tables, experiment.evaluation, mixed),
+        )
+
+
 def test_an_epoch_moves_nothing_between_host_and_device():
     experiment = assemble(DARLR)
     epoch = compiled_epoch(DARLR)
