@@ -23,6 +23,7 @@ from darlr_jax.runs.directory import RunDirectory, RunError, read_json
 from darlr_jax.runs.pieces import Piece, read_pieces
 from experiments import merge_seeds, session
 from tests.experiments.sizes import SYNTHETIC, TRAINING
+from tests.simulation.worlds import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SEEDS = [0, 1, 3]
@@ -102,7 +103,7 @@ def test_metrics_and_states_are_those_of_the_run_together(folder):
 
 def test_python_in_the_readme_takes_a_run(folder):
     """With another folder than it names."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     named = 'session.restore("runs/coat_darlr", data_dir="path/to/data")'
     assert named in code
     cache = str(folder / "cache")
@@ -114,6 +115,19 @@ def test_python_in_the_readme_takes_a_run(folder):
     assert found["transitions"].item.shape == (turns, sessions)
     assert found["metrics"]["NX_0_R_tra"].shape == ()
     assert (found["run"].states.epoch == config.training.epochs).all()
+
+
+def test_python_in_the_readme_trains_without_a_run(capsys):
+    """With smaller sizes than it names, and a method that compiles sooner."""
+    _, code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    named = 'replace(preset("synthetic", "darlr"), {"selector.k_sel": 5})'
+    assert named in code
+    model = {"embedding_dim": 4, "hidden": (8,), "members": 2, "epochs": 1}
+    sizes = {f"world_model.{name}": value for name, value in model.items()}
+    found = {"tiny_config": config_lib.replace(tiny("mbpo"), sizes)}
+    exec(code.replace(named, "tiny_config"), found)
+    assert found["states"].epoch.tolist() == [3, 3]
+    assert "[3 3]" in capsys.readouterr().out
 
 
 def test_a_run_of_other_data_is_not_restored(folder, monkeypatch):
