@@ -12,6 +12,9 @@ from darlr_jax.presets import preset
 _ALL_DATASETS = ("completion", "thinning", "validation")
 # What reference users are by that no selector picks: how many, and how they compare.
 _OF_ANY_REFERENCES = ("k_sel", "feedback", "center_feedback")
+_OF_A_TRANSFORMER = tuple(
+    f"tracker.{name}" for name in ("layers", "heads", "dropout", "readout")
+)
 
 
 def changed_fields(config: ExperimentConfig) -> dict[str, Any]:
@@ -77,6 +80,8 @@ def is_read(name: str, config: ExperimentConfig) -> bool:
     reward = config.reward
     if group == "selector" and reward.references != "learned":
         return reward.references != "none" and rest in _OF_ANY_REFERENCES
+    if name in _OF_A_TRANSFORMER:
+        return config.tracker.kind == "transformer"
     if group == "dataset" and "." in rest:
         return rest.partition(".")[0] in (config.dataset.name, *_ALL_DATASETS)
     if name == "reward.lambda_e":

@@ -124,6 +124,13 @@ def test_without_a_penalty_the_shift_is_that_of_none():
                 assert reward.lambda_u == 0, row.name
 
 
+@pytest.mark.parametrize(("method", "read"), [("mbpo", False), ("darlr", True)])
+def test_what_only_a_transformer_reads_is_a_change_of_one_alone(method, read):
+    base = preset("coat", method)
+    changed = {"tracker.heads": 3, "tracker.dropout": 0.5}
+    assert differing_fields(replace(base, changed), base) == (changed if read else {})
+
+
 def test_ablations_change_what_they_say():
     plan = make_plan("ablation", "kuairec")
     base = preset("kuairec", "darlr")
