@@ -306,6 +306,7 @@ _READINGS: dict[str, tuple[Any, ...]] = {
     "selector.center_feedback": (True,),
     "selector.critic_target": ("mean_reward",),
     "selector.normalize_advantage": (True,),
+    "selector.probability_floor": (0.0,),
     "selector.discount": (0.5, 1.0),
     "recommender.critic_target": ("mean_reward",),
     "recommender.normalize_advantage": (True,),
