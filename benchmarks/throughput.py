@@ -17,7 +17,7 @@ holds
                                   with an invented one
     evaluation_episodes_per_second  sampled episodes of all three modes, evaluated alone
     tables_seconds                to compare users and build the tables of a run
-    compile_seconds               of the epoch
+    compile_seconds               of the epoch, whatever was compiled before
     host_peak_mib, device_peak_mib
 """
 
@@ -46,8 +46,11 @@ INVENTED = flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
     """Measures and prints."""
     del argv
+    import jax
+
     config = cli.experiment_config()
     cli.configure_jax()
+    jax.config.update("jax_enable_compilation_cache", False)
     options.show(measure(config, options.SEEDS.value, REPEATS.value))
 
 
