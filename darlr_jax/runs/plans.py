@@ -61,7 +61,7 @@ class Plan(NamedTuple):
     left_out: tuple[str, ...]  # rows that make no difference here
     fixed: frozenset[str] = frozenset()  # fields of its axis, and of rows left out
     total: int = 0  # how many rows there are, where some may have been chosen
-    missing: tuple[str, ...] = ()  # rows that have not been run, of a table without
+    missing: tuple[str, ...] = ()  # rows that a table of kept runs lacks
 
     def row(self, name: str) -> Row:
         """The row called `name`."""
