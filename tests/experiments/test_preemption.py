@@ -115,7 +115,7 @@ def train(config, dataset, tmp_path, monkeypatch):
         "load_metrics": None,
         "run_table": pd.DataFrame(),
     }.items():
-        monkeypatch.setattr(session, name, lambda *_, value=value: value)
+        monkeypatch.setattr(session, name, lambda *_, value=value, **__: value)
     monkeypatch.setattr(training, "init_seeds", lambda *_: state)
     monkeypatch.setattr(training, "_forecast", lambda *_: None)
     monkeypatch.setattr(diagnosis, "write_estimates", lambda *_: None)
