@@ -27,7 +27,7 @@ import functools
 import itertools
 import statistics
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
@@ -54,16 +54,6 @@ def main(argv: list[str]) -> None:
     options.show(measure(config, options.SEEDS.value, REPEATS.value))
 
 
-class Epochs(NamedTuple):
-    """What epochs of a run took."""
-
-    seconds: float  # median
-    spread: float  # (largest - smallest) / median
-    transitions_per_second: float  # median
-    compile_seconds: float
-    states: Any  # after the last
-
-
 def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str, Any]:
     """All figures of the module's docstring."""
     from benchmarks.timing import timed
@@ -79,8 +69,8 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
         lambda: build_experiment(dataset, world_model, config)
     )
     states = init_seeds(experiment, range(num_seeds))
-    epochs = time_epochs(experiment, states, repeats)
-    transitions = epochs.transitions_per_second
+    epochs, compile_seconds, states = time_epochs(experiment, states, repeats)
+    transitions = epochs["units_per_second"]
     learned = config.reward.references == "learned"
     return {
         "session": began,
@@ -88,17 +78,15 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
             config, dataset.num_users, dataset.num_items, num_seeds
         ),
         "transitions_per_second": transitions,
-        "epoch_seconds": epochs.seconds,
-        "spread": epochs.spread,
+        "epoch_seconds": epochs["seconds"],
+        "spread": epochs["spread"],
         "selector_picks_per_second": transitions * config.selector.k_sel
         if learned
         else None,
         "world_model_samples_per_second": samples_per_second,
-        "evaluation_episodes_per_second": time_evaluation(
-            experiment, epochs.states, repeats
-        ),
+        "evaluation_episodes_per_second": time_evaluation(experiment, states, repeats),
         "tables_seconds": tables_seconds,
-        "compile_seconds": epochs.compile_seconds,
+        "compile_seconds": compile_seconds,
         "host_peak_mib": memory.host_peak_mib(),
         "device_peak_mib": memory.device_peak_mib(),
     }
@@ -147,27 +135,25 @@ def invented_tables(dataset: Any, config: ExperimentConfig) -> Any:
     )
 
 
-def time_epochs(experiment: Any, states: Any, repeats: int) -> Epochs:
-    """Trains and evaluates as a run does."""
-    from benchmarks.timing import timed
+def time_epochs(
+    experiment: Any, states: Any, repeats: int
+) -> tuple[dict[str, Any], float, Any]:
+    """Trains and evaluates as a run does.
+
+    Returns:
+      The summary of the epochs, in transitions; compile seconds; the states after them.
+    """
+    from benchmarks.timing import Call, summary, timed
     from experiments.training import compile_epoch
 
     compiled = compile_epoch(experiment, states)
-    seconds, speeds = [], []
+    calls = []
     for _ in range(repeats + 1):
         before = int(states.env_steps.sum())
         epoch = functools.partial(compiled.run_epoch, states, *experiment[1:])
-        (states, _), elapsed = timed(epoch)
-        seconds.append(elapsed)
-        speeds.append((int(states.env_steps.sum()) - before) / elapsed)
-    counted = seconds[1:]
-    return Epochs(
-        seconds=statistics.median(counted),
-        spread=(max(counted) - min(counted)) / statistics.median(counted),
-        transitions_per_second=statistics.median(speeds[1:]),
-        compile_seconds=compiled.seconds,
-        states=states,
-    )
+        (states, _), seconds = timed(epoch)
+        calls.append(Call(seconds, int(states.env_steps.sum()) - before))
+    return summary(calls), compiled.seconds, states
 
 
 def time_evaluation(experiment: Any, states: Any, repeats: int) -> float:

@@ -41,13 +41,13 @@ class Stopwatch:
         lowered = phase.run.lower(phase.carry, *phase.inputs)
         compiled, compile_seconds = timed(lowered.compile)
         calls, carry, result = call_often(compiled, phase, self._limits)
-        summary = _summary(calls)
+        figures = summary(calls)
         self.figures[phase.name] = {
-            **summary,
+            **figures,
             "unit": phase.unit,
             "compile_seconds": compile_seconds,
             "memory_mib": memory_mib(compiled),
-            **self._against_floor(summary["seconds"], phase.work(summary["units"])),
+            **self._against_floor(figures["seconds"], phase.work(figures["units"])),
         }
         self._say(f"{phase.name}: {self.figures[phase.name]['seconds']:.3g} s a call")
         return carry, result
@@ -69,8 +69,11 @@ class Call(NamedTuple):
     units: float  # that it did: sessions are not equally long in every call
 
 
-def _summary(calls: list[Call]) -> dict[str, Any]:
-    """Of the calls of a program, the first of which stands apart."""
+def summary(calls: list[Call]) -> dict[str, Any]:
+    """`Stopwatch.figures` of the calls of a program, but for memory and floor.
+
+    The first call stands apart.
+    """
     first, *others = calls
     seconds = [call.seconds for call in others]
     median = statistics.median(seconds)

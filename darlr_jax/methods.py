@@ -26,6 +26,7 @@ class Method(NamedTuple):
     entropy: bool = False  # whether the entropy bonus is added, or lambda_e is 0
     references: str = "none"  # who answers for the user
     family: str = ""  # the method whose presets it has, but for its own
+    needs_tags: bool = False  # makes sense only where users leave by tags
 
 
 def _darlr(references: str, summary: str) -> Method:
@@ -92,7 +93,9 @@ METHODS: dict[str, Method] = {
     # Floor and ceiling; nothing is learned.
     "random": Method("a random item", "random"),
     "random_other_tags": Method(
-        "a random item without a tag of the one before", "random_other_tags"
+        "a random item without a tag of the one before",
+        "random_other_tags",
+        needs_tags=True,
     ),
     "popularity": Method("the item that most users have met in the log", "popularity"),
     "oracle": Method(

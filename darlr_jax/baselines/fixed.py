@@ -51,7 +51,7 @@ def build_other_tags(
 ) -> tuple[Learner, np.ndarray]:
     """Any allowed item that shares no tag with the one before; the tags `[I, C]`.
 
-    What staying alone is worth (protocol 9.1): it knows the exit rule, and no reward.
+    What staying alone is worth: it knows whom tags lose, and no reward.
 
     Raises:
       DataError: the items have no tags.
@@ -136,14 +136,14 @@ def draw_other_tags(
 
     Where every allowed item shares one, any allowed item; the key is consumed.
     """
-    del user, scale
-    num_items = tags.shape[0]
-    allowed = jnp.ones(num_items, bool) if used is None else ~used
-    last = observation.items[0]  # the start token is no item
-    row = tags[jnp.clip(last, 0, num_items - 1)]
-    shared = (tags @ row > 0) & (last >= 0) & (last < num_items)
-    mask = jnp.where(jnp.any(allowed & ~shared), allowed & ~shared, allowed)
-    return categorical.sample(jax.random.uniform(key), jnp.zeros(num_items), mask)
+    # The start token is one behind the items: it has no tags.
+    before = tags.at[observation.items[0]].get(mode="fill", fill_value=0.0)
+    barred = tags @ before > 0
+    if used is not None:
+        barred = jnp.where(jnp.all(barred | used), used, barred | used)
+    else:
+        barred = barred & ~jnp.all(barred)
+    return draw(jnp.zeros(len(tags)), key, user, observation, barred, scale)
 
 
 def most_popular(

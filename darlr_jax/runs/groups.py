@@ -120,14 +120,10 @@ def whole_plans(dataset: str, runs: Iterable[FinishedRun]) -> tuple[WholePlan, .
 
 def _of_those_there(plan: Plan, names: Iterable[str | None]) -> Plan:
     """The plan of rows that have a run, which says what the others are."""
-    there: dict[bool, list[Row]] = {True: [], False: []}
-    for row, name in zip(plan.rows, names, strict=True):
-        there[name is not None].append(row)
-    return plan._replace(
-        rows=tuple(there[True]),
-        total=len(there[True]),
-        missing=tuple(row.name for row in there[False]),
-    )
+    pairs = list(zip(plan.rows, names, strict=True))
+    there = tuple(row for row, name in pairs if name is not None)
+    missing = tuple(row.name for row, name in pairs if name is None)
+    return plan._replace(rows=there, total=len(there), missing=missing)
 
 
 def _are_whole(plan: Plan) -> bool:

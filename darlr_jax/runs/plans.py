@@ -177,8 +177,8 @@ def _main(dataset: str) -> Iterable[Row]:
     """Every method, against ROLeR, the strongest published one; then the extension."""
     by_tags = preset(dataset, "random").environment.exit_rule == "tags"
     for name, method in METHODS.items():
-        if name == "random_other_tags" and not by_tags:
-            continue  # nobody leaves because of a tag
+        if method.needs_tags and not by_tags:
+            continue
         against = None if name == "roler" else "roler"
         yield Row(name, name, note=method.summary, against=against)
     if dataset in _WORLD_MODELS:

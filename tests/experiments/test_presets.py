@@ -31,7 +31,7 @@ PAIRS = [
     (dataset, method)
     for dataset in DATASETS
     for method in METHODS
-    if method != "random_other_tags"
+    if not METHODS[method].needs_tags
     or preset(dataset, method).environment.exit_rule == "tags"
 ]
 DATASET = tiny_dataset(tiny().dataset)
