@@ -80,7 +80,7 @@ def train(
     """
     stop = stop or StopRequest()
     config = next(iter(runs.values()))
-    check_sizes(dataset, config)  # before anything is written
+    check_sizes(dataset, config)  # before anything is fitted or written
     check_modes(dataset.num_items, config.environment)
     with contextlib.ExitStack() as stack:
         directories = [

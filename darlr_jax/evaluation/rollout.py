@@ -104,9 +104,13 @@ def evaluate(
 
     The key is consumed; the same key draws the same users, whatever the method. Beside
     the metrics the parameters are returned, changed where the policy updates them.
+
+    Raises:
+      ConfigError: fewer items than turns (`check_modes`).
     """
     metrics: dict[str, Array] = {}
-    num_users = tables.true_reward.shape[0]
+    num_users, num_items = tables.true_reward.shape
+    check_modes(num_items, config.environment)
     for mode in MODES:
         key, user_key, episode_key = jax.random.split(key, 3)
         run = functools.partial(

@@ -19,6 +19,7 @@ from darlr_jax.evaluation.rollout import (
     evaluate,
     evaluation_tables,
 )
+from darlr_jax.experiment import init_seeds, make_run_epoch
 from darlr_jax.simulation.tables import environment_params
 from darlr_jax.types import EpisodeMetrics, Policy
 from tests import reference_simulation as reference
@@ -330,3 +331,12 @@ def test_modes_without_repeats_need_as_many_items(num_items, max_turn, message):
     check_modes(max(max_turn, 10), environment)
     with pytest.raises(ConfigError, match=message):
         check_modes(num_items, environment)
+
+
+def test_an_evaluation_needs_as_many_items_as_turns():
+    """Whoever assembles an experiment in Python is told, too."""
+    experiment = assemble(tiny(dataset__synthetic__num_items=9))
+    states = jax.eval_shape(lambda: init_seeds(experiment, [0]))
+    epoch = make_run_epoch(experiment.learner)
+    with pytest.raises(ConfigError, match=r"NX_10 .* 9 items for 10 turns"):
+        jax.eval_shape(epoch, states, *experiment[1:])

@@ -35,6 +35,7 @@ PAIRS = [
     or preset(dataset, method).environment.exit_rule == "tags"
 ]
 DATASET = tiny_dataset(tiny().dataset)
+LARGER = tiny_dataset(tiny(dataset__synthetic__num_items=14).dataset)
 
 
 @pytest.mark.parametrize(("dataset", "method"), PAIRS)
@@ -59,10 +60,10 @@ def built(dataset, method):
     sizes = {name: value for name, value in SIZES.items() if name not in keep}
     sizes["evaluation.all_users"] = False
     config = replace(preset(dataset, method), sizes)
-    world = invented_world_model(DATASET)
     if config.reward.neighbour_source == "log":  # asks users outside the environment
-        return build_experiment(*half_of_the_world(DATASET, world), config)
-    return build_experiment(DATASET, world, config)
+        world = invented_world_model(LARGER)
+        return build_experiment(*half_of_the_world(LARGER, world, 10), config)
+    return build_experiment(DATASET, invented_world_model(DATASET), config)
 
 
 @pytest.mark.parametrize(("dataset", "method"), PAIRS)

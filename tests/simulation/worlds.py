@@ -96,10 +96,11 @@ def invented_world_model(dataset: Dataset, seed: int = 0) -> WorldModelTables:
 
 
 def half_of_the_world(
-    dataset: Dataset, world: WorldModelTables
+    dataset: Dataset, world: WorldModelTables, num_items: int = 4
 ) -> tuple[Dataset, WorldModelTables]:
-    """An environment of 5 users and 4 items in a log of more of both."""
-    users, items = np.arange(5, dtype=np.int32), np.arange(2, 6, dtype=np.int32)
+    """An environment of 5 users and so many items in a log of more of both."""
+    users = np.arange(5, dtype=np.int32)
+    items = np.arange(2, 2 + num_items, dtype=np.int32)
     half = dataclasses.replace(
         dataset,
         environment_users=users,
