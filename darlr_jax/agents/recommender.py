@@ -12,7 +12,7 @@ from darlr_jax.agents import categorical
 from darlr_jax.agents.a2c import Losses, actor_critic_loss, sum_over_chunks
 from darlr_jax.config import ExperimentConfig, RecommenderConfig
 from darlr_jax.networks.actor_critic import make_actor_critic
-from darlr_jax.networks.state_tracker import make_state_tracker
+from darlr_jax.networks.state_tracker import make_state_tracker, state_width
 from darlr_jax.types import Array, Key, Network, Observation, Params, RewardScale
 
 
@@ -54,9 +54,10 @@ def make_networks(
     config: ExperimentConfig, num_items: int, item_width: int
 ) -> RecommenderNetworks:
     """The networks of I items whose vectors have `item_width` entries."""
+    width = state_width(item_width)
     return RecommenderNetworks(
         make_state_tracker(config.tracker, num_items, item_width),
-        make_actor_critic(config.recommender.hidden, num_items, item_width + 1),
+        make_actor_critic(config.recommender.hidden, num_items, width),
         config.tracker.kind == "transformer" and config.tracker.readout == "published",
     )
 

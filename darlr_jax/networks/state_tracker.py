@@ -13,6 +13,11 @@ from darlr_jax.types import EMPTY, Array, Key, Network, Observation, Params, Rew
 _FRESH_STD = 0.01  # of the start token, and of every item with `fresh_items`
 
 
+def state_width(item_width: int) -> int:
+    """D, of a token and so of a state: an item's vector, and what it paid."""
+    return item_width + 1
+
+
 class StateTracker(nn.Module):
     """Tokens [e(item), scaled reward], averaged or read by a transformer."""
 
@@ -28,7 +33,7 @@ class StateTracker(nn.Module):
         dropout_key: Key | None = None,
         acting: bool = True,
     ) -> Array:
-        """Maps items and rewards `[..., W]` to a state `[..., item_width + 1]`."""
+        """Maps items and rewards `[..., W]` to a state `[..., D]`."""
         vectors = self.param(
             "item_vectors",
             nn.initializers.normal(_FRESH_STD),

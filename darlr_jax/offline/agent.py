@@ -14,7 +14,7 @@ from jax import lax
 from darlr_jax.agents import categorical
 from darlr_jax.config import ConfigError, ExperimentConfig
 from darlr_jax.data.dataset import Dataset
-from darlr_jax.networks.state_tracker import make_state_tracker
+from darlr_jax.networks.state_tracker import make_state_tracker, state_width
 from darlr_jax.offline import bcq, cql, crr, sqn
 from darlr_jax.offline.objective import (
     Batch,
@@ -121,7 +121,10 @@ def make_program(config: ExperimentConfig, num_items: int, item_width: int) -> P
         objective=objective,
         tracker=make_state_tracker(config.tracker, num_items, item_width),
         heads=objective.make_heads(
-            config.recommender.hidden, num_items, item_width + 1, config.offline
+            config.recommender.hidden,
+            num_items,
+            state_width(item_width),
+            config.offline,
         ),
         optimizer=optax.adam(config.recommender.learning_rate),
         num_items=num_items,

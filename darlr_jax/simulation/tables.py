@@ -14,6 +14,7 @@ from darlr_jax.config import ConfigError, ExperimentConfig, RewardConfig, Select
 from darlr_jax.data import statistics
 from darlr_jax.data.clusters import balanced_clusters
 from darlr_jax.data.dataset import DataError, Dataset
+from darlr_jax.networks.state_tracker import state_width
 from darlr_jax.types import (
     EnvParams,
     RewardTables,
@@ -355,7 +356,7 @@ def _check_pool(num_users: int, selector: SelectorConfig) -> None:
 def _check_heads(dataset: Dataset, config: ExperimentConfig) -> None:
     slots = 1 + sum(feature.codes.shape[1] for feature in dataset.item_features)
     dense = dataset.item_dense.shape[1]
-    width = config.world_model.embedding_dim * slots + dense + 1
+    width = state_width(config.world_model.embedding_dim * slots + dense)
     heads = config.tracker.heads
     if config.tracker.kind == "transformer" and width % heads:
         divisors = [n for n in range(1, width + 1) if width % n == 0]

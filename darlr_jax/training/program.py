@@ -15,6 +15,7 @@ import optax
 from darlr_jax.agents import fused_picks, recommender, references, selector
 from darlr_jax.config import ExperimentConfig, replace
 from darlr_jax.networks.selector import make_selector
+from darlr_jax.networks.state_tracker import state_width
 from darlr_jax.simulation import rewards
 from darlr_jax.types import (
     UNVISITED,
@@ -60,7 +61,8 @@ def build_program(config: ExperimentConfig, tables: SimulationTables) -> Program
     networks = recommender.make_networks(config, num_items, item_width)
     network = None
     if config.reward.references == "learned":
-        context_width = item_width + 1 + item_width * config.selector.item_in_state
+        shown = item_width if config.selector.item_in_state else 0
+        context_width = state_width(item_width) + shown
         feedback_width = tables.users.feedback.shape[1]
         network = make_selector(config.selector, feedback_width, context_width)
     return Program(

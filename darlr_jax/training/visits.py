@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from darlr_jax.agents.recommender import Action
+from darlr_jax.networks.state_tracker import state_width
 from darlr_jax.training import rollout
 from darlr_jax.training.program import Program
 from darlr_jax.types import (
@@ -85,7 +86,7 @@ def _states(transitions: Transition, tables: SimulationTables) -> Array:
 
     What it has stored may end with the vector of the recommended item.
     """
-    width = tables.item_vectors.shape[1] + 1
+    width = state_width(tables.item_vectors.shape[1])
     if transitions.selector is None:
         return jnp.zeros((*transitions.item.shape, width))
     return transitions.selector.state[..., :width]
