@@ -6,8 +6,8 @@ For each folder of runs: a table of means of its methods and one of its other ro
 of them with bootstrap intervals and differences paired by seed, what the papers claim
 beside what was found, the tables of `experiments.reproduce` of which every row is there
 (in a brief form too, for pages), what each run took, and a page with pictures; where
-DATASET_repeat holds runs of DATASET once more, or DATASET_more_seeds with other seeds,
-what became of their differences. A run that is missing a file, malformed or failed
+DATASET_repeat holds runs of DATASET once more, DATASET_more_seeds with other seeds, or
+DATASET_other_world_model on another world model, what became of their differences. A run that is missing a file, malformed or failed
 stops the program; none is left out.
 
 Then the tables between `<!-- tables/NAME -->` and `<!-- end -->` of the pages (README,
@@ -72,6 +72,7 @@ class Second(NamedTuple):
 SECONDS = (
     Second("_repeat", "_repeats", AGAINST, "run again"),
     Second("_more_seeds", "_pooled", "darlr", "other seeds"),
+    Second("_other_world_model", "_world_models", "darlr", "other world model"),
 )
 _BLOCK = re.compile(r"(<!-- (tables/\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 

@@ -34,6 +34,7 @@ DOCUMENTS = (
 TOGETHER = (
     ("coat", "coat_repeat"),
     ("coat_more_seeds",),
+    ("coat_other_world_model",),
     ("synthetic",),
     ("synthetic_repeat",),
     ("kuairec_twin",),
