@@ -7,8 +7,8 @@ of them with bootstrap intervals and differences paired by seed, what the papers
 beside what was found, the tables of `experiments.reproduce` of which every row is there
 (in a brief form too, for pages), what each run took, and a page with pictures; where
 DATASET_repeat holds runs of DATASET once more, DATASET_more_seeds with other seeds, or
-DATASET_other_world_model on another world model, what became of their differences. A run that is missing a file, malformed or failed
-stops the program; none is left out.
+DATASET_other_world_model on another world model, what became of their differences. A
+run that is missing a file, malformed or failed stops the program; none is left out.
 
 Then the tables between `<!-- tables/NAME -->` and `<!-- end -->` of the pages (README,
 docs/results.md, docs/synthetic.md) are replaced by what was made; a test compares them.

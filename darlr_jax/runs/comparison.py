@@ -135,17 +135,35 @@ class Pair(NamedTuple):
 
 def paired(first: pd.DataFrame, second: pd.DataFrame) -> Pair | None:
     """The difference of two runs by `paired_scores`; None without a common seed."""
-    ours, theirs = paired_scores(first, second)
-    differences = _differences(ours, theirs)
+    epochs = min(int(first["epoch"].max()), int(second["epoch"].max()))
+    return _pair(*paired_scores(first, second), epochs)
+
+
+def mean_pair(pairs: Sequence[Pair]) -> Pair | None:
+    """The mean of several pairs, seed by seed; None without a seed that all have."""
+    if not pairs:
+        return None
+    seeds = set.intersection(*(set(pair.differences) for pair in pairs))
+    first, second = (
+        {seed: sum(each[seed] for each in scores) / len(pairs) for seed in seeds}
+        for scores in zip(*(pair[:2] for pair in pairs), strict=True)
+    )
+    return _pair(first, second, min(pair.epochs for pair in pairs))
+
+
+def _pair(
+    first: dict[int, float], second: dict[int, float], epochs: int
+) -> Pair | None:
+    differences = _differences(first, second)
     if not differences:
         return None
     return Pair(
-        first=ours,
-        second=theirs,
-        difference=paired_difference(ours, theirs),
+        first=first,
+        second=second,
+        difference=paired_difference(first, second),
         half_width=mean_and_interval([*differences.values()])[1],
         ahead=_ahead(differences.values()),
-        epochs=min(int(first["epoch"].max()), int(second["epoch"].max())),
+        epochs=epochs,
     )
 
 

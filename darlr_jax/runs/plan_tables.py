@@ -21,6 +21,7 @@ from darlr_jax.runs.plans import Plan
 from darlr_jax.runs.published import PublishedScores, faults
 from darlr_jax.runs.results import to_markdown
 from darlr_jax.runs.statistics import Interval
+from darlr_jax.runs.switches import main_effects
 
 _BOOTSTRAP = "95 % bootstrap interval over seeds"
 _SAFER = "which is the wider and the safer one of few seeds"
@@ -152,6 +153,7 @@ def _notes(table: PlanTable) -> list[str]:
     if "published" in rows:
         beside = set(rows.loc[rows["published"].notna(), "row"])
         notes += faults(o.row.method for o in table.outcomes if o.row.name in beside)
+    notes += [f"By switch: {sentence}" for sentence in main_effects(table.outcomes)]
     if plan.x_label:  # one axis: density, sparsity, exit windows
         helped = where_it_helps(table.outcomes)
         notes += [f"By {plan.x_label}: {sentence}" for sentence in helped]

@@ -38,6 +38,7 @@ class Row(NamedTuple):
     panel: str = ""  # of a figure of lines: which panel,
     series: str = ""  # which line,
     x: float | None = None  # and where on the axis
+    switches: tuple[str, ...] = ()  # of a plan of all combinations: what each is set to
 
     @property
     def published_as(self) -> str | None:
@@ -462,9 +463,10 @@ def _roler(dataset: str) -> Iterable[Row]:
     )
     first = None
     for choice in itertools.product(*(switch.items() for switch in switches)):
-        name = "+".join(option for option, _ in choice)
+        options = tuple(option for option, _ in choice)
+        name = "+".join(options)
         changes = {k: value for _, part in choice for k, value in part.items()}
-        yield Row(name, "roler", changes, against=first)
+        yield Row(name, "roler", changes, against=first, switches=options)
         first = first or name
 
 
