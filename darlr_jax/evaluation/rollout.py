@@ -111,61 +111,89 @@ def evaluate(
     metrics: dict[str, Array] = {}
     num_users, num_items = tables.true_reward.shape
     check_modes(num_items, config.environment)
+    meet = _meet if policy.update is None else _meet_and_learn
     for mode in MODES:
         key, user_key, episode_key = jax.random.split(key, 3)
         run = functools.partial(
             episode, tables=tables, mode=mode, policy=policy, config=config
         )
-        users = jax.random.randint(
-            user_key, (config.evaluation.episodes,), 0, num_users
-        )
-        keys = jax.random.split(episode_key, config.evaluation.episodes)
-        if policy.update is None:
-            drawn = _side_by_side(run, params, users, keys)
-        else:
-            drawn, params = _one_after_another(run, params, users, keys)
+        shape = (config.evaluation.episodes,)
+        users = jax.random.randint(user_key, shape, 0, num_users)
+        drawn = Starts(users, jax.random.split(episode_key, shape))
+        everybody = _everybody(num_users if config.evaluation.all_users else 0)
+        of_drawn, of_everybody, params = meet(run, params, drawn, everybody)
         values = episode_metrics(
-            drawn, tables.activity[users], tables.items, tables.env
+            of_drawn, tables.activity[users], tables.items, tables.env
         )
         metrics |= {f"{mode.name}_{k}": v for k, v in values._asdict().items()}
         if config.evaluation.all_users:
-            users = jnp.arange(num_users)
-            fold = functools.partial(jax.random.fold_in, jax.random.key(_COMMON_SEED))
-            everybody = _side_by_side(run, params, users, jax.vmap(fold)(users))
-            mean = jnp.sum(everybody.rewards) / num_users
+            mean = jnp.sum(of_everybody.rewards) / num_users
             metrics[f"{mode.name}_all_users_R_tra"] = mean
     return metrics, params
 
 
+class Starts(NamedTuple):
+    """Episodes that are to be rolled out."""
+
+    users: Array  # [B]
+    keys: Key  # [B]
+
+
+_Met = tuple[Trajectories, Trajectories, Params]  # of the drawn, of everybody, after
+
+
+def _everybody(num_users: int) -> Starts:
+    """The users from 0, with random numbers that all epochs and methods share."""
+    users = jnp.arange(num_users)
+    fold = functools.partial(jax.random.fold_in, jax.random.key(_COMMON_SEED))
+    return Starts(users, jax.vmap(fold)(users))
+
+
+def _meet(
+    run: functools.partial, params: Params, drawn: Starts, everybody: Starts
+) -> _Met:
+    """Both side by side: one loop over turns to compile, and to wait for."""
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), drawn, everybody)
+    trajectories = _side_by_side(run, params, both)
+    count = drawn.users.shape[0]
+    first = jax.tree.map(lambda leaf: leaf[:, :count], trajectories)
+    rest = jax.tree.map(lambda leaf: leaf[:, count:], trajectories)
+    return first, rest, params
+
+
+def _meet_and_learn(
+    run: functools.partial, params: Params, drawn: Starts, everybody: Starts
+) -> _Met:
+    """The drawn one after another, then everybody, who leaves nothing."""
+    first, params = _one_after_another(run, params, drawn)
+    return first, _side_by_side(run, params, everybody), params
+
+
 def _side_by_side(
-    run: functools.partial, params: Params, users: Array, keys: Key
+    run: functools.partial, params: Params, starts: Starts
 ) -> Trajectories:
     """Episodes that know nothing of each other, a block at a time; time in front."""
 
-    def alone(user: Array, key: Key) -> Trajectories:
-        return run(params, user, key)[0]
+    def alone(start: Starts) -> Trajectories:
+        return run(params, *start)[0]
 
-    if users.shape[0] > _USERS_AT_ONCE:
-        trajectories = lax.map(
-            lambda pair: alone(*pair), (users, keys), batch_size=_USERS_AT_ONCE
-        )
+    if starts.users.shape[0] > _USERS_AT_ONCE:
+        trajectories = lax.map(alone, starts, batch_size=_USERS_AT_ONCE)
     else:
-        trajectories = jax.vmap(alone)(users, keys)
+        trajectories = jax.vmap(alone)(starts)
     return _time_in_front(trajectories)
 
 
 def _one_after_another(
-    run: functools.partial, params: Params, users: Array, keys: Key
+    run: functools.partial, params: Params, starts: Starts
 ) -> tuple[Trajectories, Params]:
     """Episodes of which each begins with the parameters that the last one left."""
 
-    def following(
-        params: Params, start: tuple[Array, Key]
-    ) -> tuple[Params, Trajectories]:
+    def following(params: Params, start: Starts) -> tuple[Params, Trajectories]:
         trajectory, params = run(params, *start)
         return params, trajectory
 
-    params, stacked = lax.scan(following, params, (users, keys))
+    params, stacked = lax.scan(following, params, starts)
     return _time_in_front(stacked), params
 
 
