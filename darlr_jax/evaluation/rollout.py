@@ -59,6 +59,13 @@ MODES = (
 )
 
 
+class Starts(NamedTuple):
+    """Episodes that are to be rolled out."""
+
+    users: Array  # [B]
+    keys: Key  # [B]
+
+
 def check_modes(num_items: int, config: EnvironmentConfig) -> None:
     """Refuses episodes without repeats that are longer than there are items.
 
@@ -117,9 +124,9 @@ def evaluate(
         run = functools.partial(
             episode, tables=tables, mode=mode, policy=policy, config=config
         )
-        shape = (config.evaluation.episodes,)
-        users = jax.random.randint(user_key, shape, 0, num_users)
-        drawn = Starts(users, jax.random.split(episode_key, shape))
+        count = (config.evaluation.episodes,)
+        users = jax.random.randint(user_key, count, 0, num_users)
+        drawn = Starts(users, jax.random.split(episode_key, count))
         everybody = _everybody(num_users if config.evaluation.all_users else 0)
         of_drawn, of_everybody, params = meet(run, params, drawn, everybody)
         values = episode_metrics(
@@ -130,13 +137,6 @@ def evaluate(
             mean = jnp.sum(of_everybody.rewards) / num_users
             metrics[f"{mode.name}_all_users_R_tra"] = mean
     return metrics, params
-
-
-class Starts(NamedTuple):
-    """Episodes that are to be rolled out."""
-
-    users: Array  # [B]
-    keys: Key  # [B]
 
 
 _Met = tuple[Trajectories, Trajectories, Params]  # of the drawn, of everybody, after
