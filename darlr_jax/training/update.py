@@ -42,12 +42,11 @@ class Batch(NamedTuple):
     selector: selector.SelectorBatch | None
 
 
-class Group(NamedTuple):
-    """Minibatches of one static width, taken in turn."""
+class Minibatches(NamedTuple):
+    """Which slots of the random order each minibatch has."""
 
-    starts: Array  # [n] first slot of each, in the random order
-    ends: Array  # [n] one behind its last slot
-    width: int
+    starts: Array  # [n] its first
+    ends: Array  # [n] one behind its last; its first again where it has none
 
 
 class Learners(NamedTuple):
@@ -87,6 +86,7 @@ def update_agents(
     batch, explained = stored_decisions(transitions, program)
     key, order_key = jax.random.split(key)
     order = _random_order(order_key, batch.recommender.weight)
+    minibatches = split(batch.recommender.weight, program.config.training.batch_size)
     step = functools.partial(
         _minibatch_step,
         batch=batch,
@@ -96,39 +96,27 @@ def update_agents(
         program=program,
     )
     learners = Learners(state.recommender, state.selector, key)
-    losses, real = [], []
-    for group in minibatch_groups(batch.recommender.weight, program):
-        scan_step = functools.partial(step, width=group.width)
-        learners, outputs = lax.scan(scan_step, learners, (group.starts, group.ends))
-        losses.append(outputs)
-        real.append(group.ends > group.starts)
-    weight = jnp.concatenate(real).astype(jnp.float32)
+    learners, losses = lax.scan(step, learners, minibatches)
+    weight = (minibatches.ends > minibatches.starts).astype(jnp.float32)
     weight /= jnp.sum(weight)
-    means = jax.tree.map(lambda *leaves: jnp.concatenate(leaves) @ weight, *losses)
+    means = jax.tree.map(lambda values: values @ weight, losses)
     state = state.replace(recommender=learners.recommender, selector=learners.selector)
     return state, means | explained
 
 
-def minibatch_groups(weight: Array, program: Program) -> list[Group]:
+def split(weight: Array, size: int) -> Minibatches:
     """Splits the real transitions into minibatches, the remainder joining the last.
 
     Sizes follow the published code: 3,000 transitions in batches of 1,024 make 1,024
-    and 1,976. Where sessions can end early the number of real transitions is known at
-    run time alone; then all minibatches have the width of the largest possible one, and
-    those without any real transition change nothing.
+    and 1,976. How many are real is known at run time alone where sessions can end
+    early; minibatches without any change nothing.
     """
-    slots, size = weight.shape[0], program.config.training.batch_size
-    most = max(1, slots // size)
-    starts = jnp.arange(most) * size
-    if not can_end_early(program.config.environment):
-        ends = jnp.append(starts[1:], slots)
-        last = Group(starts[-1:], ends[-1:], slots - (most - 1) * size)
-        return [Group(starts[:-1], ends[:-1], size), last] if most > 1 else [last]
+    most = max(1, weight.shape[0] // size)
+    number, starts = jnp.arange(most), jnp.arange(most) * size
     count = jnp.sum(weight).astype(jnp.int32)
     batches = jnp.maximum(count // size, 1)
-    ends = jnp.where(jnp.arange(most) == batches - 1, count, starts + size)
-    ends = jnp.where(jnp.arange(most) < batches, ends, starts)
-    return [Group(starts, ends, min(slots, 2 * size - 1))]
+    ends = jnp.where(number == batches - 1, count, starts + size)
+    return Minibatches(starts, jnp.where(number < batches, ends, starts))
 
 
 def stored_decisions(
@@ -199,17 +187,22 @@ def _random_order(key: Key, weight: Array) -> Array:
 
 def _minibatch_step(
     learners: Learners,
-    bounds: tuple[Array, Array],
+    minibatch: Minibatches,
     *,
-    width: int,
     batch: Batch,
     order: Array,
     scale: RewardScale,
     users: UserTables,
     program: Program,
 ) -> tuple[Learners, dict[str, Array]]:
-    """A gradient step of each agent on the slots `[start, end)` of the order."""
-    start, end = bounds
+    """A gradient step of each agent on one of the minibatches.
+
+    They are of one shape, the largest that may be needed, so that there is one step to
+    compile; of rows behind its end a minibatch computes less than a chunk.
+    """
+    start, end = minibatch
+    slots, size = batch.recommender.weight.shape[0], program.config.training.batch_size
+    width = min(slots, 2 * size - 1)
     rows = lax.dynamic_slice(order, (start,), (width,))
     chosen = jax.tree.map(lambda leaf: leaf[rows], batch)
     inside = (jnp.arange(width) < end - start).astype(jnp.float32)
