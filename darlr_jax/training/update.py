@@ -86,7 +86,8 @@ def update_agents(
     batch, explained = stored_decisions(transitions, program)
     key, order_key = jax.random.split(key)
     order = _random_order(order_key, batch.recommender.weight)
-    minibatches = split(batch.recommender.weight, program.config.training.batch_size)
+    size = program.config.training.batch_size
+    minibatches = into_minibatches(batch.recommender.weight, size)
     step = functools.partial(
         _minibatch_step,
         batch=batch,
@@ -104,7 +105,7 @@ def update_agents(
     return state, means | explained
 
 
-def split(weight: Array, size: int) -> Minibatches:
+def into_minibatches(weight: Array, size: int) -> Minibatches:
     """Splits the real transitions into minibatches, the remainder joining the last.
 
     Sizes follow the published code: 3,000 transitions in batches of 1,024 make 1,024
