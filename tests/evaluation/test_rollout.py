@@ -194,7 +194,7 @@ def test_the_same_key_draws_the_same_users_whatever_the_method():
 def test_users_evaluated_in_blocks_are_evaluated_alike(monkeypatch):
     config = tiny(**RULES)
     whole = evaluation(config)
-    monkeypatch.setattr(rollout, "_USERS_AT_ONCE", 5)  # 12 users: 5 + 5 + 2
+    monkeypatch.setattr(rollout, "_USERS_AT_ONCE", 5)  # of 6 drawn and 12 users
     policy = assemble(config).learner.policy
     blocks = jax.jit(functools.partial(evaluate, policy=policy, config=config))
     params = first_state(config).recommender.params
