@@ -35,11 +35,21 @@ def user_and_item_means(
     Both are drawn towards the mean of all, as in `item_means`. Unlike those they tell
     an item that is liked from one that was met by users who like everything.
     """
+    users, items = user_and_item_levels(log, shape, shrinkage)
+    return users[:, None] + items[None, :]
+
+
+def user_and_item_levels(
+    log: InteractionLog, shape: Shape, shrinkage: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `user_and_item_means` are the sums of: `[X]` of the users, `[Y]` of items.
+
+    For whoever needs a part of a table that may be too large as a whole.
+    """
     mean = np.mean(log.labels, dtype=np.float64)
     users = _shrunk(log.users, log.labels - mean, shape[0], shrinkage)
     left = log.labels - mean - users[log.users]
-    items = _shrunk(log.items, left, shape[1], shrinkage)
-    return mean + users[:, None] + items[None, :]
+    return mean + users, _shrunk(log.items, left, shape[1], shrinkage)
 
 
 def _shrunk(

@@ -25,9 +25,11 @@ from darlr_jax.data.dataset import DataError
 
 MAX_ID = 2**31 - 1  # ids are int32
 MAX_TIME = 2.0**53  # a larger float is no longer exact to the second
+MAX_SINGLE = float(np.finfo(np.float32).max)  # of what is kept in single precision
 BLOCK_ROWS = 1 << 20
 
 _LARGEST = 2**62  # beyond it, whole numbers may be read as texts
+_LARGEST_FLOAT = float(np.finfo(np.float64).max)
 
 _MISSING = ("", "NaN", "nan", "NULL", "null")  # texts of a missing number
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
@@ -62,7 +64,8 @@ class Column(NamedTuple):
     @property
     def bounds(self) -> tuple[float, float]:
         """The least and the greatest number accepted, both finite."""
-        return max(self.low, -_LARGEST), min(self.high, _LARGEST)
+        largest = _LARGEST_FLOAT if self.kind == "float" else _LARGEST
+        return max(self.low, -largest), min(self.high, largest)
 
     @property
     def may_be_nan(self) -> bool:
@@ -368,6 +371,8 @@ def _checked(values: pd.Series, column: Column) -> pd.Series:
     Raises:
       ValueError: they are not of it, or some are out of range.
     """
+    if column.kind == "float" and values.dtype.kind == "O":
+        values = _as_floats(values, column)
     if column.kind == "text":
         texts = values[values != ""] if column.missing else values
         valid = bool(texts.str.fullmatch(column.pattern or ".+", flags=re.DOTALL).all())
@@ -383,6 +388,17 @@ def _checked(values: pd.Series, column: Column) -> pd.Series:
     if not valid:
         raise ValueError(f"column {column.name!r}: expected {column.describe()}")
     return values.astype(column.dtype)
+
+
+def _as_floats(values: pd.Series, column: Column) -> pd.Series:
+    """What pandas did not take for numbers, as float64 where all of it is.
+
+    Whole numbers beyond 64 bits are objects or texts to it.
+    """
+    texts = values.dropna().astype("str")
+    if not all(map(column.accepts, texts)):
+        return values
+    return texts.map(float).astype("float64").reindex(values.index)
 
 
 # --- the slow reading -----------------------------------------------------------------

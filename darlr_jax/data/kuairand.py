@@ -142,7 +142,8 @@ def read_truth(path: Path, users: np.ndarray, videos: np.ndarray) -> np.ndarray:
     Raises:
       DataError: the file is malformed, or does not hold every cell exactly once.
     """
-    columns = (_USER, _VIDEO._replace(name="item_id"), Column("value", "float"))
+    value = Column("value", "float", -frames.MAX_SINGLE, frames.MAX_SINGLE)
+    columns = (_USER, _VIDEO._replace(name="item_id"), value)
     shape = (len(users), len(videos))
     cells = np.full(len(users) * len(videos), np.nan, np.float32)
     for block in frames.read_blocks(path, columns, origin=_DORL):
@@ -178,7 +179,7 @@ def _read_log(
         _USER,
         _VIDEO,
         Column("time_ms", "int", 0),
-        Column("duration_ms", "float", 0),
+        Column("duration_ms", "float", 0, frames.MAX_SINGLE),
         *(Column(signal, "int", 0, 1) for signal in signals),
     )
     rows = frames.read_table(path, columns, origin=ORIGIN)

@@ -40,9 +40,9 @@ _TAG = r"(?:[12]?\d|30)"
 _MATRIX = (
     Column("user_id", "int", 0, frames.MAX_ID),
     Column("video_id", "int", 0, frames.MAX_ID),
-    Column("video_duration", "float", 0),  # milliseconds
-    Column("timestamp", "float", 0, missing=True),  # seconds
-    Column("watch_ratio", "float", 0),
+    Column("video_duration", "float", 0, frames.MAX_SINGLE),  # milliseconds
+    Column("timestamp", "float", 0, frames.MAX_TIME, missing=True),  # seconds
+    Column("watch_ratio", "float", 0, frames.MAX_SINGLE),
 )
 _CATEGORIES = (
     Column("video_id", "int", 0, frames.MAX_ID),
@@ -74,6 +74,7 @@ def load(data_dir: str | Path, config: KuaiRecConfig) -> Dataset:
     users, big, small = _read_matrices(paths, videos)
     if config.repeated_rows == "mean":
         big = _average_repeats(big)
+    big = _in_time_order(big)
     log, held_out = _to_logs(big, small, len(videos), config)
     truth = _to_truth(held_out, config, paths[SMALL])
     has_tag = one_hot(tags, NUM_TAGS)
@@ -140,6 +141,24 @@ def _average_repeats(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def _in_time_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each user in order of time, on the places that they have in the file.
+
+    Sorted here, as fractions of a second are not kept. User by user, so that all rows
+    of a file whose users are each in order stay where they are: random batches are
+    drawn by row. A row without a timestamp counts as one of time 0.
+    """
+    users, times = rows.user_id.to_numpy(), _known_times(rows)
+    order = np.empty(len(rows), np.int64)
+    order[np.argsort(users, kind="stable")] = np.lexsort((times, users))
+    return rows.iloc[order]
+
+
+def _known_times(rows: pd.DataFrame) -> np.ndarray:
+    """[N] float64 seconds, 0 where there is no timestamp."""
+    return rows.timestamp.fillna(0.0).to_numpy()
+
+
 def _to_logs(
     big: pd.DataFrame, small: pd.DataFrame, num_items: int, config: KuaiRecConfig
 ) -> tuple[InteractionLog, InteractionLog]:
@@ -163,7 +182,7 @@ def _to_log(
     cap: float,
     config: KuaiRecConfig,
 ) -> InteractionLog:
-    """Rows in the order of the file; `shift` and `scale` [Y] standardise the label.
+    """Rows in their order; `shift` and `scale` [Y] standardise the label.
 
     The label is 0 where there is no scale: a video with one ratio only, or none.
     """
@@ -177,7 +196,7 @@ def _to_log(
         items=items,
         labels=np.minimum(labels, cap).astype(np.float32),
         rewards=np.minimum(ratio, config.reward_cap).astype(np.float32),
-        times=rows.timestamp.fillna(0.0).to_numpy().astype(np.int64),
+        times=_known_times(rows).astype(np.int64),
     )
 
 

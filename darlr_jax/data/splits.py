@@ -11,11 +11,12 @@ import dataclasses
 import hashlib
 
 import numpy as np
+import pandas as pd
 
 from darlr_jax.config import ValidationConfig
 from darlr_jax.data import logs
-from darlr_jax.data.averages import user_and_item_means
-from darlr_jax.data.dataset import DataError, Dataset
+from darlr_jax.data.averages import user_and_item_levels
+from darlr_jax.data.dataset import DataError, Dataset, InteractionLog
 
 
 def validation_data(dataset: Dataset, config: ValidationConfig) -> Dataset:
@@ -32,13 +33,9 @@ def validation_data(dataset: Dataset, config: ValidationConfig) -> Dataset:
     if not config.share:
         return dataset
     split = hold_out(dataset, config.share, config.seed)
-    rewards = dataclasses.replace(split.held_out, labels=split.held_out.rewards)
-    shape = (dataset.num_logged_users, dataset.num_logged_items)
-    means = user_and_item_means(rewards, shape, config.shrinkage)
-    cells = np.ix_(dataset.environment_users, dataset.environment_items)
     return dataclasses.replace(
         split,
-        true_reward=means[cells].astype(np.float32),
+        true_reward=_held_out_means(split, config.shrinkage),
         ground_truth=f"means of {config.share:g} of the training log, held out, "
         f"seed {config.seed}: for choosing, not for results",
         sources=split.sources | {"validation": _digest(config)},
@@ -48,28 +45,35 @@ def validation_data(dataset: Dataset, config: ValidationConfig) -> Dataset:
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
     """`dataset` with its training log split at random, user by user.
 
-    Of a user's n rows `share * n`, rounded, are held out, but never all of them.
+    Of a user's n distinct items `share * n`, rounded, are held out, but never all of
+    them: all rows of a (user, item) cell are in one part, or what is held out would be
+    known where cells repeat.
 
     Returns:
       A data set whose `log` and `held_out` are the two parts of the log of `dataset`.
       Nothing is left of its own `held_out`, and `true_reward` is zero everywhere.
 
     Raises:
-      DataError: no user has as many rows that one would be held out.
+      DataError: no user has as many items that one would be held out.
     """
     log = dataset.log
-    chosen = _rank_within_user(log.users, seed) < _counts(log.users, share)
+    cell_of_row, users = _cells(log, dataset.num_logged_items)
+    chosen = _rank_within_user(users, seed) < _counts(users, share)
     if not chosen.any():
         raise DataError(
-            f"log: a share of {share} holds out no row; no user has enough of them"
+            f"log: a share of {share} holds out no row, as no user has enough items; "
+            "raise dataset.validation.share (tune_world_model: --share)"
         )
+    chosen = chosen[cell_of_row]
+    # Splits by cells and by rows differ where cells repeat, and so do world models.
+    unit = ("cells",) if len(users) < len(log) else ()
     return dataclasses.replace(
         dataset,
         log=logs.select(log, ~chosen),
         held_out=logs.select(log, chosen),
         true_reward=np.zeros_like(dataset.true_reward),
         ground_truth="none: rows of the training log are held out",
-        sources=dataset.sources | {"split": _digest((share, seed))},
+        sources=dataset.sources | {"split": _digest((share, seed, *unit))},
     )
 
 
@@ -77,8 +81,34 @@ def _digest(recipe: object) -> str:
     return hashlib.sha256(repr(recipe).encode()).hexdigest()
 
 
+def _held_out_means(split: Dataset, shrinkage: float) -> np.ndarray:
+    """[U, I] float32 means of the held-out rewards, of the environment's cells alone.
+
+    Each is summed in double precision; a whole table of that is never made.
+    """
+    rewards = dataclasses.replace(split.held_out, labels=split.held_out.rewards)
+    shape = (split.num_logged_users, split.num_logged_items)
+    users, items = user_and_item_levels(rewards, shape, shrinkage)
+    users, items = users[split.environment_users], items[split.environment_items]
+    means = np.empty((len(users), len(items)), np.float32)
+    return np.add(users[:, None], items, out=means, casting="same_kind")
+
+
+def _cells(log: InteractionLog, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct (user, item) cells of a log, numbered as they first appear.
+
+    So numbered, the cells of a log without repeats are its rows.
+
+    Returns:
+      the cell of each row `[N]`, and the user of each cell `[M]`.
+    """
+    codes = log.users.astype(np.int64) * num_items + log.items
+    cell_of_row, codes = pd.factorize(codes)
+    return cell_of_row, codes // num_items
+
+
 def _rank_within_user(users: np.ndarray, seed: int) -> np.ndarray:
-    """A random order of each user's rows, `[N]` from 0 on."""
+    """A random order of each user's cells, `[M]` from 0 on."""
     shuffled = np.random.default_rng(seed).permutation(len(users))
     order = shuffled[np.argsort(users[shuffled], kind="stable")]
     start = np.flatnonzero(np.diff(users[order], prepend=-1))
@@ -89,7 +119,7 @@ def _rank_within_user(users: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _counts(users: np.ndarray, share: float) -> np.ndarray:
-    """How many rows of the user of each row `[N]` are held out."""
-    _, user_of_row, rows = np.unique(users, return_inverse=True, return_counts=True)
-    held_out = np.floor(share * rows + 0.5).astype(int)
-    return np.minimum(held_out, rows - 1)[user_of_row]
+    """How many cells of the user of each cell `[M]` are held out."""
+    _, user_of_cell, cells = np.unique(users, return_inverse=True, return_counts=True)
+    held_out = np.floor(share * cells + 0.5).astype(int)
+    return np.minimum(held_out, cells - 1)[user_of_cell]

@@ -103,9 +103,10 @@ def held_out_cells(dataset: Dataset) -> tuple[Cells, int]:
 
 def sampled_cells(matrix: np.ndarray) -> Cells:
     """Cells of `matrix [U, I]`: all, or so many drawn with replacement."""
-    flat = np.arange(matrix.size)
     if matrix.size > _MOST_CELLS:
         flat = np.random.default_rng(_SEED).integers(matrix.size, size=_MOST_CELLS)
+    else:
+        flat = np.arange(matrix.size)
     users, items = np.divmod(flat, matrix.shape[1])
     return Cells(users, items, matrix[users, items])
 

@@ -96,6 +96,53 @@ def test_types_follow_the_range(tmp_path):
     np.testing.assert_array_equal(frame.d, [7, np.nan])
 
 
+HUGE = "9" * 20  # beyond 64 bits
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ((HUGE,), [1e20]),
+        (("1", HUGE, f"-{HUGE}"), [1, 1e20, -1e20]),
+        ((HUGE, " 1.5", "2e30"), [1e20, 1.5, 2e30]),
+        ((f"00{HUGE}", "1e5"), [1e20, 1e5]),
+        ((HUGE, "", "nan", "7"), [1e20, np.nan, np.nan, 7]),
+        (("1e300", "-1e300"), [1e300, -1e300]),
+        ((str(2**63), "1"), [2.0**63, 1]),
+        (("9" * 300, "0"), [1e300, 0]),
+    ],
+)
+def test_floats_are_as_large_as_floats_are(tmp_path, texts, expected):
+    missing = "" in texts
+    content = "id,a\n" + "".join(f"0,{text}\n" for text in texts)
+    path = write(tmp_path, content)
+
+    frame = read(path, (Column("a", "float", missing=missing),))
+
+    assert str(frame.a.dtype) == "float64"
+    np.testing.assert_allclose(frame.a, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("text", ["", "inf", "-inf", "nan", "1e309", "1" * 400, "True"])
+def test_beside_a_huge_float_no_other_text_is_a_number(tmp_path, text):
+    path = write(tmp_path, f"id,a\n0,{HUGE}\n0,{text}\n")
+
+    message = refused(lambda: read(path, (Column("a", "float"),)))
+
+    expected = f"line 3, column 'a': expected a number, found {text[:20]!r}"
+    assert message == f"{path}: {expected}"
+
+
+@pytest.mark.parametrize("text", [HUGE, f"-{HUGE}", str(2**62 + 1024), "1e19"])
+def test_whole_numbers_are_not_as_large(tmp_path, text):
+    for missing in (False, True):
+        column = Column("a", "int", missing=missing)
+        message = refused(
+            lambda column=column: read(write(tmp_path, f"a\n1\n{text}\n"), (column,))
+        )
+        assert "line 3, column 'a': expected a whole number" in message
+
+
 def test_words_for_missing_are_texts_like_any_other(tmp_path):
     path = write(tmp_path, "tag\nNA\nnull\nNone\n007\n")
 

@@ -227,6 +227,7 @@ def test_published_truth_is_used_where_it_is_found(folder, deep):
         ("2,3,", "9,3,", "line 13, column 'user_id': expected an id of user_features"),
         ("2,3,", "2,9,", "line 13, column 'item_id': expected an id of video_features"),
         ("1.25", "", "line 13, column 'value': expected a number, found ''"),
+        ("1.25", "1e300", "line 13, column 'value': expected a number, found '1e300'"),
         ("item_id", "video_id", "line 1: expected a column 'item_id', which is not"),
     ],
 )  # fmt: skip

@@ -117,7 +117,8 @@ def test_equal_ratios_have_label_zero_whatever_their_rounding(folder):
     rows = "".join(f"3,20,1,2000,,,{n},0.1\n" for n in range(50))
     edit(folder, kuairec.BIG, BIG, BIG.replace(",101.2,0.5", ",101.2,0.1") + rows)
 
-    assert not load(folder).log.labels[5:].any()
+    log = load(folder).log
+    assert not log.labels[log.items == 1].any()
 
 
 def test_rewards_are_capped_ratios(folder):
@@ -156,17 +157,58 @@ def test_times_are_whole_seconds_and_zero_where_unknown(folder):
     assert data.held_out.times.tolist() == [10, 0, 11, 12]
 
 
+def test_rows_of_a_user_are_in_order_of_the_finer_clock(folder):
+    """Of one second, on the places of their user; without a timestamp, it is time 0."""
+    rows = (
+        "7,30,1,4000,,,60.9,0.1\n"
+        "3,20,1,2000,,,60.5,0.2\n"
+        "7,40,1,500,,,60.1,0.3\n"
+        "3,40,1,500,,,60.5,0.4\n"
+        "7,50,1,500,,,60.5,0.5\n"
+        "3,10,1,1000,,,,0.6\n"
+    )
+    (folder / "kuairec" / kuairec.BIG).write_text(HEADER + rows)
+
+    log = load(folder).log
+
+    assert log.users.tolist() == [1, 0, 1, 0, 1, 0]
+    assert log.items.tolist() == [3, 0, 4, 1, 2, 3]
+    assert log.times.tolist() == [60, 0, 60, 60, 60, 60]
+    np.testing.assert_allclose(log.rewards, [0.3, 0.6, 0.5, 0.2, 0.1, 0.4])
+
+
+@pytest.mark.parametrize("repeated_rows", ["keep", "mean"])
+def test_rows_in_order_stay_where_they_are(folder, repeated_rows):
+    """Random batches, which are drawn by row, are then as ever."""
+    log = load(folder, repeated_rows=repeated_rows).log
+
+    kept = slice(5 if repeated_rows == "keep" else 4)  # the last row repeats a cell
+    assert log.users.tolist() == [1, 1, 0, 0, 0][kept]
+    assert log.items.tolist() == [0, 1, 0, 2, 0][kept]
+
+
+def test_averaged_rows_are_in_order_of_the_earliest(folder):
+    rows = "3,10,1,1000,,,60.2,1.0\n3,30,1,4000,,,60.5,1.0\n3,30,1,4000,,,60.1,3.0\n"
+    (folder / "kuairec" / kuairec.BIG).write_text(HEADER + rows)
+
+    log = load(folder, repeated_rows="mean").log
+
+    assert log.items.tolist() == [2, 0]
+    assert log.rewards.tolist() == [2, 1]
+
+
 def test_repeated_rows_can_be_averaged(folder):
     edit(folder, kuairec.BIG, ",50.0,3.0", ",,3.0")
 
     data = load(folder, repeated_rows="mean", label_statistics="log")
 
+    # The mean of video 10 has the time of its second row, behind video 30.
     assert data.log.users.tolist() == [1, 1, 0, 0]
-    assert data.log.items.tolist() == [0, 1, 0, 2]
-    assert data.log.rewards.tolist() == [1, 0.5, 2.5, 5]
-    assert data.log.times.tolist() == [100, 101, 70, 60]
+    assert data.log.items.tolist() == [0, 1, 2, 0]
+    assert data.log.rewards.tolist() == [1, 0.5, 5, 2.5]
+    assert data.log.times.tolist() == [100, 101, 60, 70]
     np.testing.assert_allclose(
-        data.log.labels, [-np.sqrt(0.5), 0, np.sqrt(0.5), 0], rtol=1e-6
+        data.log.labels, [-np.sqrt(0.5), 0, 0, np.sqrt(0.5)], rtol=1e-6
     )
 
 
@@ -268,6 +310,7 @@ def test_empty_file(folder, name):
 
 WHOLE = "expected a whole number of at least 0 and at most 2147483647"
 NUMBER = "expected a number of at least 0"
+TIME = f"{NUMBER} and at most 9.00719925474e+15 or nothing"
 
 
 @pytest.mark.parametrize(
@@ -283,11 +326,14 @@ NUMBER = "expected a number of at least 0"
         ("7,20,", "7,", "line 3: expected 8 fields, found 7"),
         (",2000,", ",,", f"line 3, column 'video_duration': {NUMBER}, found ''"),
         (",2000,", ",-2,", f"line 3, column 'video_duration': {NUMBER}, found '-2'"),
-        ("101.2", "-101.2", f"line 3, column 'timestamp': {NUMBER} or nothing, found "),
-        ("101.2", "late", f"line 3, column 'timestamp': {NUMBER} or nothing, found 'l"),
+        ("101.2", "-101.2", f"line 3, column 'timestamp': {TIME}, found '-101.2'"),
+        ("101.2", "late", f"line 3, column 'timestamp': {TIME}, found 'late'"),
+        ("101.2", "1e19", f"line 3, column 'timestamp': {TIME}, found '1e19'"),
+        (",2000,", ",1e99,", f"line 3, column 'video_duration': {NUMBER}, found '1e99"),
         ("0.5\n", "\n", f"line 3, column 'watch_ratio': {NUMBER}, found ''"),
         ("0.5\n", "nan\n", f"line 3, column 'watch_ratio': {NUMBER}, found 'nan'"),
         ("0.5\n", "inf\n", f"line 3, column 'watch_ratio': {NUMBER}, found 'inf'"),
+        ("0.5\n", "1e99\n", f"line 3, column 'watch_ratio': {NUMBER}, found '1e99'"),
         ("0.5\n", "-0.5\n", f"line 3, column 'watch_ratio': {NUMBER}, found '-0.5'"),
         ("7,20,", "7,21,", "line 3, column 'video_id': expected an id of item_cat"),
         ("7,20,", "\n\n7,21,", "line 5, column 'video_id': expected an id of item_cat"),

@@ -85,6 +85,18 @@ def test_log_is_in_order_of_time_without_the_last_fifth_of_a_user(given_files):
     assert data.held_out.times.tolist() == [100]
 
 
+@pytest.mark.parametrize(
+    "text", ["9" * 20, "-1e30", repr(own.MAX_REWARD), repr(-own.MAX_REWARD)]
+)
+def test_rewards_may_be_as_large_as_single_precision_holds(given_files, text):
+    log = LOG.replace("pear,5", f"pear,{text}")
+    matrix = MATRIX.replace("10,apple,3", f"10,apple,{text}")
+    data = load(given_files(log=log, full_matrix=matrix))
+
+    assert data.held_out.rewards.tolist() == [np.float32(text)]
+    assert data.true_reward[1, 0] == np.float32(text)
+
+
 def test_log_without_times_is_in_order_of_the_file(given_files):
     data = load(given_files({"time": "", "test_share": 0.5}))
 
@@ -359,6 +371,8 @@ def test_incomplete_matrix_is_refused(given_files, tmp_path, content, expected):
         (LOG.replace("pear,5", "pear,nan"), "line 2, column 'stars'"),
         (LOG.replace("pear,5", "pear,-inf"), "line 2, column 'stars'"),
         (LOG.replace("pear,5", "pear,1e39"), "line 2, column 'stars'"),
+        (LOG.replace("pear,5", "pear,-3.5e38"), "line 2, column 'stars'"),
+        (LOG.replace("pear,5", "pear," + "9" * 39), "line 2, column 'stars'"),
         (LOG.replace("pear,5", "pear,"), "line 2, column 'stars'"),
         (LOG.replace("100,10", "100,"), "line 2, column 'who': expected a text"),
         (LOG.replace("e,fig", "e,"), "line 6, column 'what': expected a text"),

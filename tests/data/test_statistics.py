@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import tracemalloc
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -356,6 +357,18 @@ def test_nearly_parallel_rows_are_told_apart():
     users, _ = statistics.nearest_users(signatures, 3, include_self=False)
 
     assert users.tolist() == [[1, 2, 3], [0, 2, 3], [1, 0, 3], [2, 1, 0]]
+
+
+def test_neighbours_of_a_few_cost_one_table_of_their_signatures():
+    signatures = np.random.default_rng(0).normal(size=(500, 2_000)).astype(np.float32)
+    table = 2 * signatures.nbytes  # in double precision
+
+    tracemalloc.start()
+    statistics.nearest_users(signatures, 3, True, block_rows=10, of=np.arange(2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert table < peak < 1.2 * table
 
 
 @given(signatures=signature_arrays, block_rows=st.integers(1, 10))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -127,3 +128,29 @@ def test_of_many_cells_a_sample_is_measured(monkeypatch):
         assert report[part]["available"] == everything[part]["available"] > 10
     again = calibration.calibration_report(DATASET, WORLD)
     assert again["true_matrix"]["mean"] == report["true_matrix"]["mean"]
+
+
+@pytest.mark.parametrize("most", [11, 12])
+def test_sampled_cells_are_all_or_drawn_by_the_seed(monkeypatch, most):
+    monkeypatch.setattr(calibration, "_MOST_CELLS", most)
+    matrix = np.arange(12.0).reshape(3, 4)
+
+    found = calibration.sampled_cells(matrix)
+
+    drawn = np.random.default_rng(2022).integers(12, size=11)
+    expected = drawn if most < 12 else np.arange(12)
+    np.testing.assert_array_equal(found.users * 4 + found.items, expected)
+    np.testing.assert_array_equal(found.observed, expected)
+
+
+def test_a_sample_does_not_number_all_cells(monkeypatch):
+    monkeypatch.setattr(calibration, "_MOST_CELLS", 10)
+    matrix = np.broadcast_to(np.float32(1), (1_000, 1_000))
+
+    tracemalloc.start()
+    found = calibration.sampled_cells(matrix)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert len(found.users) == 10
+    assert peak < matrix.size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -169,6 +170,47 @@ def test_variance_shares_by_hand():
     crossed = np.array([[0, 1], [1, 0]])
     assert errors.variance_shares(crossed)["interaction"] == 1.0
     assert all(map(math.isnan, errors.variance_shares(np.ones((2, 3))).values()))
+
+
+def plain_variance_shares(matrix):
+    """By a table of what is left when both means are taken away."""
+    table = np.asarray(matrix, np.float64)
+    users, items = (table.mean(axis=axis) for axis in (1, 0))
+    rest = table - users[:, None] - items + table.mean()
+    parts = {"users": users, "items": items, "interaction": rest}
+    return {name: part.var() / table.var() for name, part in parts.items()}
+
+
+@pytest.mark.parametrize("block_cells", [1, 64, 1 << 18])
+@pytest.mark.parametrize("shift", [0.0, 1000.0])
+def test_variance_shares_are_those_of_a_table_of_the_rest(
+    monkeypatch, block_cells, shift
+):
+    monkeypatch.setattr(errors, "_BLOCK_CELLS", block_cells)
+    rng = np.random.default_rng(1)
+    table = rng.normal(size=(41, 1)) + 0.1 * rng.normal(size=(41, 23)) + shift
+    for matrix in (table, table.T, table.astype(np.float32), np.rint(5 * table)):
+        found = errors.variance_shares(matrix)
+        assert found == pytest.approx(plain_variance_shares(matrix), rel=1e-9)
+
+
+def test_variance_shares_need_no_further_table():
+    table = RNG.normal(size=(3_000, 1_000)).astype(np.float32)
+
+    tracemalloc.start()
+    shares = errors.variance_shares(table)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < table.nbytes / 2
+    assert shares == pytest.approx(plain_variance_shares(table), rel=1e-9)
+
+
+def test_an_additive_table_has_no_negative_interaction():
+    for seed in range(50):
+        users, items = np.random.default_rng(seed).normal(size=(2, 30))
+        interaction = errors.variance_shares(users[:, None] + items)["interaction"]
+        assert 0 <= interaction < 1e-12
 
 
 def test_variance_shares_add_up_and_ignore_unit_and_order():
