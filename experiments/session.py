@@ -85,7 +85,7 @@ def train(
     with contextlib.ExitStack() as stack:
         directories = [
             stack.enter_context(
-                RunDirectory.open(
+                RunDirectory.claim(
                     workdir,
                     run_config,
                     seeds=seeds,
@@ -97,6 +97,8 @@ def train(
             )
             for workdir, run_config in runs.items()
         ]
+        for run in directories:
+            run.begin()
         say(
             f"{dataset.name}: {dataset.num_users} users x {dataset.num_items} items, "
             f"{len(dataset.log):,} logged; evaluation pays: {dataset.ground_truth}"

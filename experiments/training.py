@@ -26,6 +26,7 @@ from darlr_jax.experiment import (
     steps_of_an_epoch,
 )
 from darlr_jax.runs.checkpoint import Checkpointer
+from darlr_jax.runs.columns import ALL_USERS, SCORE
 from darlr_jax.runs.directory import RunDirectory
 from darlr_jax.runs.journal import Journal
 from darlr_jax.runs.memory import memory_of_device
@@ -147,7 +148,7 @@ class Part:
                 say=say,
             )
             rows = (config.training.epochs - self.done) * len(seeds)
-            _require_space(run, self.states, rows)
+            _require_space(run, self.states, rows, num_runs)
         except BaseException:
             self._checkpoints.close()
             raise
@@ -283,8 +284,7 @@ class _Training:
         """Lets each part write down its rows; a run's seconds are its share of all."""
         share, kept, changed = elapsed / len(self._parts), [], False
         for number, part in enumerate(self._parts):
-            rows = self._rows(number)
-            own = states if len(self._parts) == 1 else _rows_of(states, rows)
+            rows, own = self._rows(number), self._own(states, number)
             cells = {name: value[rows] for name, value in metrics.items()}
             kept.append(part.record(own, cells, epoch, share))
             changed |= kept[-1] is not own
@@ -293,9 +293,14 @@ class _Training:
     def _rows(self, number: int) -> slice:
         return slice(number * self._num_seeds, (number + 1) * self._num_seeds)
 
+    def _own(self, states: Any, number: int) -> Any:
+        """Those of one part; where it is alone, without a copy."""
+        alone = len(self._parts) == 1
+        return states if alone else _rows_of(states, self._rows(number))
+
     def _headline(self, metrics: Metrics) -> dict[str, float]:
         """Means over all seeds of all runs that have not failed."""
-        names = {"NX_0_R_tra": "NX_0", "NX_0_all_users_R_tra": "all users"}
+        names = {SCORE: "NX_0", ALL_USERS: "all users"}
         return {
             title: float(np.mean(values))
             for name, title in names.items()
@@ -318,18 +323,12 @@ class _Training:
     def save(self) -> None:
         """Begins to store the states, where they are not stored yet."""
         for number, part in enumerate(self._parts):
-            alone = len(self._parts) == 1
-            part.save(
-                self._states if alone else _rows_of(self._states, self._rows(number))
-            )
+            part.save(self._own(self._states, number))
 
     def close(self) -> None:
         """Gives the states back and leaves the last line of the progress standing."""
         for number, part in enumerate(self._parts):
-            alone = len(self._parts) == 1
-            part.states = (
-                self._states if alone else _rows_of(self._states, self._rows(number))
-            )
+            part.states = self._own(self._states, number)
         if self._progress is not None:
             self._progress.close()
 
@@ -367,19 +366,32 @@ def _last_states(
     """The states that training goes on from, and the epochs behind them."""
     states = init_seeds(experiment, seeds)
     if checkpoints.latest_epoch() is None:
+        if lost := run.epochs_done():
+            say(f"{run.path}: has no checkpoint; its {lost} epochs are made again")
         return states, 0
     states = checkpoints.restore(states)
     done = int(np.asarray(states.epoch)[0])
     say(f"{run.path}: continues after epoch {done}")
+    if changes := run.computed_otherwise():
+        say(
+            f"{run.path}: so far it was computed by others ({', '.join(changes)}); to "
+            "begin anew, --overwrite or another --workdir"
+        )
     return states, done
 
 
-def _require_space(run: RunDirectory, states: Any, rows: int) -> None:
-    """Refuses to train where the checkpoints and metrics to come do not fit."""
+def _require_space(run: RunDirectory, states: Any, rows: int, num_runs: int) -> None:
+    """Refuses to train where the checkpoints and metrics to come do not fit.
+
+    Those of the runs beside it as well, which are taken to be as large and to lie on
+    the same disk.
+    """
     stored = sum(path.name.isdecimal() for path in run.checkpoints.iterdir())
     # Beside the newest there is the best, and the oldest goes when a new one is there.
     missing = max(1, _CHECKPOINTS_KEPT + 2 - stored)
-    require_space(run.path, states, checkpoints=missing, rows=rows)
+    require_space(
+        run.path, states, checkpoints=missing * num_runs, rows=rows * num_runs
+    )
 
 
 # --- the compiled epoch ---------------------------------------------------------------

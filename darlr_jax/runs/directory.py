@@ -37,6 +37,7 @@ from darlr_jax.files import remove_abandoned, replacing
 from darlr_jax.runs.preemption import Interrupted
 
 _LOCK = ".lock"
+_CHANGED = "+dirty"  # behind a commit whose files were changed
 _VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # A resumed run may be asked for more epochs than it was started with, nothing else.
 _MAY_CHANGE = ("training.epochs",)
@@ -131,10 +132,24 @@ class RunDirectory:
         self.estimates = self.path / "estimates.json"
         self.failed = self.path / "failed"
         self._lock: IO[bytes] | None = None
-        self._record: dict[str, Any] = {}
+        self._command: list[str] = []
+        self._earlier: dict[str, Any] | None = None  # run.json of what goes on
+        self._record: dict[str, Any] = {}  # empty until the run begins
 
     @classmethod
     def open(
+        cls, path: str | os.PathLike[str], config: ExperimentConfig, **how: Any
+    ) -> RunDirectory:
+        """Creates the directory of a new run, or opens that of an interrupted one.
+
+        `claim` has the arguments, and what is raised.
+        """
+        run = cls.claim(path, config, **how)
+        run.begin()
+        return run
+
+    @classmethod
+    def claim(
         cls,
         path: str | os.PathLike[str],
         config: ExperimentConfig,
@@ -145,7 +160,9 @@ class RunDirectory:
         resume: Resume | str = Resume.AUTO,
         overwrite: bool = False,
     ) -> RunDirectory:
-        """Creates the directory of a new run, or opens that of an interrupted one.
+        """Locks a directory in which a run may begin or go on; writes nothing else.
+
+        Who needs several claims them all before the first one begins.
 
         Args:
           path: the directory; created, with its parents, where it does not exist.
@@ -158,8 +175,8 @@ class RunDirectory:
 
         Raises:
           RunError: another process writes to it; it holds another experiment (which
-            fields differ), files of something else, or nothing where a run must be
-            resumed. Nothing but the lock has been written then.
+            fields differ), a finished run without checkpoints, files of something
+            else, or nothing where a run must be resumed.
         """
         resume = Resume(resume)
         if overwrite and resume is Resume.MUST:
@@ -168,29 +185,34 @@ class RunDirectory:
         run.identity = Identity(config, [int(s) for s in seeds], dict(data_hashes))
         if resume is Resume.MUST and not run.has_begun():
             raise RunError(f"{run.path}: no run to resume; drop --resume=must")
+        run._command = list(command)
         run._acquire_lock()
         try:
-            for folder in (run.path, run.failed):
-                remove_abandoned(folder, age=None)  # the lock is ours
-            earlier = run._earlier_session(resume, overwrite)
-            if earlier is not None and earlier.get("status") == "running":
-                earlier["status"] = "killed"  # or it would have the lock still
-            run._record = describe_session(seeds, command, data_hashes)
-            if earlier is not None:
+            run._earlier = run._earlier_session(resume, overwrite)
+            if run._earlier is not None:
                 run._require_same_experiment()
-                for name, default in OF_THE_RUN.items():
-                    run._record[name] = earlier.pop(name, default)
-                history = earlier.pop("earlier_sessions", [])
-                run._record["earlier_sessions"] = [*history, earlier]
-                run.resumed = True
-            elif overwrite:
-                run._remove_files()
-            write_json(run.config_file, config_lib.to_dict(config))
-            write_json(run.run_file, run._record)
+                run._require_checkpoint(run._earlier)
         except BaseException:
             run._release_lock()
             raise
         return run
+
+    def begin(self) -> None:
+        """Notes that the run begins, in place of what is not to go on, or goes on."""
+        try:
+            for folder in (self.path, self.failed):
+                remove_abandoned(folder, age=None)  # the lock is ours
+            seeds, data = self.identity.seeds, self.identity.data
+            self._record = describe_session(seeds, self._command, data)
+            if self._earlier is not None:
+                self._go_on_from(self._earlier)
+            else:
+                self._remove_files()
+            write_json(self.config_file, config_lib.to_dict(self.identity.config))
+            write_json(self.run_file, self._record)
+        except BaseException:
+            self._release_lock()
+            raise
 
     def update(self, **fields: Any) -> None:
         """Sets fields of run.json, as `compile_seconds=3.5`.
@@ -207,6 +229,21 @@ class RunDirectory:
     def noted(self, name: str) -> Any:
         """A field of run.json as `update`, or an earlier session, has set it."""
         return self._record[name]
+
+    def computed_otherwise(self) -> list[str]:
+        """Commit and versions that are not those of the session before, old -> new.
+
+        Of a commit with changed files nobody knows which they were: it always counts.
+        """
+        if not self.resumed:
+            return []
+        sessions = (self._record["earlier_sessions"][-1], self._record)
+        before, now = map(_computed_by, sessions)
+        return [
+            f"{name} {before[name]} -> {value}"
+            for name, value in now.items()
+            if name in before and (before[name] != value or value.endswith(_CHANGED))
+        ]
 
     def status(self) -> str:
         """How the run stands: running, finished, interrupted, failed or killed.
@@ -247,12 +284,15 @@ class RunDirectory:
     def close(self, status: str = "finished") -> None:
         """Notes how the run ended and lets other processes have the directory.
 
+        One that has not begun is let go as it is.
+
         Raises:
           RunError: run.json cannot be written; the directory is let go all the same.
         """
         if self._lock is not None:
             try:
-                self.update(status=status, ended=_utc_now())
+                if self._record:
+                    self.update(status=status, ended=_utc_now())
             finally:
                 self._release_lock()
 
@@ -344,6 +384,15 @@ class RunDirectory:
             return None
         return read_json(self.run_file)
 
+    def _go_on_from(self, earlier: dict[str, Any]) -> None:
+        if earlier.get("status") == "running":
+            earlier["status"] = "killed"  # or it would have the lock still
+        for name, default in OF_THE_RUN.items():
+            self._record[name] = earlier.pop(name, default)
+        history = earlier.pop("earlier_sessions", [])
+        self._record["earlier_sessions"] = [*history, earlier]
+        self.resumed = True
+
     def _require_same_experiment(self) -> None:
         differences = self.identity.differences(load_identity(self.path))
         if differences:
@@ -355,6 +404,16 @@ class RunDirectory:
         done, epochs = self.epochs_done(), self.identity.config.training.epochs
         if done > epochs:
             raise RunError(f"{self.path}: has {done} epochs already; --epochs is fewer")
+
+    def _require_checkpoint(self, earlier: Mapping[str, Any]) -> None:
+        """A finished run has one; without it, to continue would be to lose the run."""
+        epochs, stored = self.epochs_done(), self.checkpoints.glob("[0-9]*")
+        if epochs and earlier.get("status") == "finished" and not any(stored):
+            raise RunError(
+                f"{self.path}: has {epochs} epochs and no checkpoint to continue from; "
+                f"bring {self.checkpoints.name}/ back, choose another --workdir, or "
+                "--overwrite to replace it"
+            )
 
     def _remove_files(self) -> None:
         # Only what runs write: the user may keep notes beside them.
@@ -429,8 +488,17 @@ def describe_session(
     }
 
 
+def _computed_by(record: Mapping[str, Any]) -> dict[str, str]:
+    """Commit, shortened, and versions of a session, as far as it knows them."""
+    named = dict(record.get("versions", {}))
+    if commit := record.get("commit"):
+        base, mark, _ = commit.partition(_CHANGED)
+        named["commit"] = base[:9] + mark
+    return named
+
+
 def git_commit() -> str | None:
-    """Commit of the package's source tree, with "+dirty" where that was changed.
+    """Commit of the package's source tree, with `_CHANGED` where files were.
 
     None where the package does not lie in a git checkout of its own.
     """
@@ -441,7 +509,7 @@ def git_commit() -> str | None:
     commit = _git(source, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit is None:
         return None
-    return commit + ("+dirty" if _git(source, "status", "--porcelain") else "")
+    return commit + (_CHANGED if _git(source, "status", "--porcelain") else "")
 
 
 def _git(directory: pathlib.Path, *arguments: str) -> str | None:

@@ -20,7 +20,7 @@ from darlr_jax.experiment import (
     stack_coefficients,
 )
 from darlr_jax.presets import preset
-from darlr_jax.runs.directory import load_config, read_json
+from darlr_jax.runs.directory import RunError, load_config, read_json
 from darlr_jax.training.program import coefficients_of
 from experiments import cli, session, training
 from tests.experiments.sizes import SYNTHETIC, TRAINING
@@ -52,7 +52,7 @@ def configured(epochs, lambda_u):
     return config_lib.replace(preset("synthetic", "mopo"), overrides)
 
 
-def train(cache, runs, every=1):
+def train(cache, runs, every=1, overwrite=False):
     """Trains `runs`, directory -> configuration, in this process."""
     dataset = load_dataset(next(iter(runs.values())).dataset)
     session.train(
@@ -61,7 +61,7 @@ def train(cache, runs, every=1):
         SEEDS,
         cache_dir=cache,
         resume="auto",
-        overwrite=False,
+        overwrite=overwrite,
         checkpoint_every=every,
     )
 
@@ -106,6 +106,21 @@ def test_a_run_that_lags_catches_up_and_they_go_on_together(cache, tmp_path, cap
         assert read_json(path / "run.json")["status"] == "finished"
     train(cache, {tmp_path / "alone": configured(3, 0.7)})
     assert_alike(behind, tmp_path / "alone")
+
+
+def test_a_directory_that_is_refused_changes_nothing_in_the_others(cache, tmp_path):
+    """Nor where it comes last, and the others are to be replaced."""
+    kept, foreign = tmp_path / "kept", tmp_path / "foreign"
+    train(cache, {kept: configured(1, 0.0)})
+    files = [path for path in kept.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("mine")
+    runs = {kept: configured(1, 0.0), foreign: configured(1, 0.7)}
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="foreign: not empty, and no run directory"):
+            train(cache, runs, overwrite=overwrite)
+        assert {path: path.read_bytes() for path in files} == before
 
 
 def test_a_run_without_a_seed_left_ends_and_the_others_go_on(

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from darlr_jax.data.loading import load_dataset
 from darlr_jax.presets import preset
 from darlr_jax.runs.arrays import load_arrays
 from darlr_jax.runs.checkpoint import Checkpointer
+from darlr_jax.runs.directory import RunError
 from experiments import session, training
 from tests.experiments.sizes import REFERENCES, SYNTHETIC, TRAINING
 
@@ -240,6 +242,18 @@ def _digests(workdir):
     checkpoints.close()
     assert len(leaves) > 20
     return leaves
+
+
+def test_epochs_whose_checkpoints_were_taken_away_are_kept(finished, cache, tmp_path):
+    """As of the committed results, or where somebody has made room."""
+    ignored = shutil.ignore_patterns("checkpoints", ".lock")
+    workdir = shutil.copytree(finished[2], tmp_path / "run", ignore=ignored)
+    files = [path for path in workdir.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    for epochs in (EPOCHS, EPOCHS + 1):
+        with pytest.raises(RunError, match=f"has {EPOCHS} epochs and no checkpoint"):
+            train(cache, workdir, epochs)
+        assert {path: path.read_bytes() for path in files} == before
 
 
 @pytest.fixture

@@ -96,6 +96,45 @@ def test_same_experiment_resumes_and_keeps_its_history(tmp_path):
     assert load_config(tmp_path).training.epochs == 999
 
 
+def test_who_computed_it_before_is_known(tmp_path, monkeypatch):
+    commits = iter(["a" * 40, "a" * 40, "b" * 40, "b" * 40 + "+dirty"] + [None] * 2)
+    monkeypatch.setattr(directory, "git_commit", lambda: next(commits))
+    found = []
+    for _ in range(5):
+        with open_run(tmp_path) as run:
+            found.append(run.computed_otherwise())
+    changes = (
+        [f"commit {'a' * 9} -> {'b' * 9}"],
+        [f"commit {'b' * 9} -> {'b' * 9}+dirty"],
+    )
+    assert found == [[], [], *changes, []]
+    record = read(run, "run.json")
+    record["versions"]["jax"] = "0.1"
+    run.run_file.write_text(json.dumps(record))
+    with open_run(tmp_path) as run:
+        assert run.computed_otherwise() == [f"jax 0.1 -> {jax.__version__}"]
+
+
+def test_changed_files_of_a_commit_may_be_others_now(tmp_path, monkeypatch):
+    monkeypatch.setattr(directory, "git_commit", lambda: "c" * 40 + "+dirty")
+    open_run(tmp_path).close()
+    with open_run(tmp_path) as run:
+        assert run.computed_otherwise() == ["commit ccccccccc+dirty -> ccccccccc+dirty"]
+
+
+def test_a_claim_that_does_not_begin_leaves_everything_as_it_is(tmp_path):
+    open_run(tmp_path).close()
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    how = {"seeds": [0, 1], "command": ["train"], "data_hashes": {"log": "abc"}}
+    with (
+        RunDirectory.claim(tmp_path, CONFIG, **how, overwrite=True),
+        pytest.raises(RunError, match="in use by process"),
+    ):
+        open_run(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+    open_run(tmp_path).close()  # and the lock is free
+
+
 @pytest.mark.parametrize(
     ("fields", "arguments", "message"),
     [
