@@ -40,6 +40,7 @@ from darlr_jax.types import (
 from darlr_jax.world_model.ensemble import Member, Sides, init_member
 from darlr_jax.world_model.negatives import TrainingPairs
 
+_SEED = 0
 _PAIRS = 100_000  # listed pairs of the order-2 entropy: searched in 17 steps
 _TAGS_OF_AN_ITEM = (1, 2)  # as most videos of KuaiRec and KuaiRand have
 
@@ -124,9 +125,7 @@ def feedback_width(config: ExperimentConfig, sizes: Sizes) -> int:
 # --- policies -------------------------------------------------------------------------
 
 
-def invent_experiment(
-    config: ExperimentConfig, sizes: Sizes, seed: int = 0
-) -> Experiment:
+def invent_experiment(config: ExperimentConfig, sizes: Sizes) -> Experiment:
     """A method that learns by A2C on invented tables, assembled as for a run.
 
     Raises:
@@ -144,7 +143,7 @@ def invent_experiment(
             f" and {sizes.users} users: there must be fewer of them than of others; "
             "set --users or --k_sel"
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     tables = simulation_tables(config, sizes, rng)
     return Experiment(
         _learner(config, tables),
@@ -326,12 +325,10 @@ class InventedFit(NamedTuple):
     optimizer: optax.GradientTransformation
 
 
-def invent_fit(
-    config: ExperimentConfig, sizes: Sizes, steps: int, seed: int = 0
-) -> InventedFit:
+def invent_fit(config: ExperimentConfig, sizes: Sizes, steps: int) -> InventedFit:
     """A fit of the ensemble to invented rows, `steps` gradient steps of it."""
     model = config.world_model
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     user_id = Field("user", sizes.logged_users, False)
     item_id = Field("item", sizes.logged_items, False)
     user_fields = (user_id, *_fields("user", sizes.user_fields))
@@ -345,7 +342,7 @@ def invent_fit(
     init = functools.partial(
         init_member, sides=sides, network=network, optimizer=optimizer
     )
-    keys = jax.random.split(jax.random.key(seed), (2, model.members))
+    keys = jax.random.split(jax.random.key(_SEED), (2, model.members))
     rows = steps * model.batch_size
     order = rng.integers(0, rows, (model.members, steps, model.batch_size))
     return InventedFit(

@@ -28,6 +28,7 @@ from absl import flags
 
 from benchmarks import tables
 from darlr_jax.config import ConfigError, nearest_name
+from darlr_jax.files import replacing
 from experiments import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -146,8 +147,9 @@ def main(argv: list[str]) -> None:
 def write_pages() -> None:
     """Writes the tables of all results that there are between the pages' markers."""
     for page, text in generated().items():
-        old = page.read_text("utf-8")
-        page.write_text(tables.replace_between(old, text), "utf-8")
+        new = tables.replace_between(page.read_text("utf-8"), text)
+        with replacing(page) as temporary:
+            temporary.write_text(new, "utf-8")
         cli.say(f"written: {page}")
 
 

@@ -10,6 +10,8 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from darlr_jax.files import replacing
+
 BEGIN = "<!-- benchmarks.report writes from here -->"
 END = "<!-- to here -->"
 _NOTHING = "Nothing has been measured yet: `make bench-quick`."
@@ -52,7 +54,8 @@ def read(file: pathlib.Path) -> list[Record]:
 def write(file: pathlib.Path, records: Sequence[Record]) -> None:
     """Writes the lines of a piece, to be read by people too."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(records, indent=1) + "\n", "utf-8")
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(records, indent=1) + "\n", "utf-8")
 
 
 def replace_between(page: str, text: str) -> str:
@@ -74,9 +77,9 @@ def section(results: Iterable[Results]) -> str:
     return "\n".join(parts) if parts else _NOTHING + "\n"
 
 
-def speeds(results: Iterable[Results], place: str = "cpu") -> str:
-    """Whole epochs on one machine, and the machine."""
-    chosen = [result for result in results if result.place == place]
+def speeds(results: Iterable[Results]) -> str:
+    """Whole epochs on a CPU, and the machine."""
+    chosen = [result for result in results if result.place == "cpu"]
     epochs = "".join(_epochs(result) for result in chosen)
     return f"{epochs}\n{_machine_of_epochs(chosen[0])}" if epochs else f"{_NOTHING}\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import time
@@ -30,14 +31,18 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
-def remove_abandoned(folder: Path, age: float | None = ABANDONED) -> None:
+def remove_abandoned(
+    folder: Path, age: float | None = ABANDONED, name: str | None = None
+) -> None:
     """Removes what writers who were killed have left in `folder`.
 
     Args:
       folder: where `replacing` was to put something; need not exist.
       age: seconds since the last change; None where nobody else can be at work.
+      name: of what was to be put there; None for whatever it was.
     """
-    for path in folder.glob(".*.tmp"):
+    pattern = ".*.tmp" if name is None else f".{glob.escape(name)}.*.tmp"
+    for path in folder.glob(pattern):
         with contextlib.suppress(FileNotFoundError):  # its writer has just ended
             if age is None or path.stat().st_mtime < time.time() - age:
                 _remove(path)

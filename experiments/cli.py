@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
@@ -95,12 +95,25 @@ def require_runs_alone(reads_data: bool = False) -> None:
     Raises:
       ConfigError: one of them was given.
     """
-    for flag in (DATASET, TWIN, TWIN_SCALE, METHOD, EPOCHS, OVERRIDES):
+    experiment = (DATASET, TWIN, TWIN_SCALE, METHOD, EPOCHS, OVERRIDES)
+    require_absent(experiment, "the runs say it themselves")
+    if not reads_data:
+        require_absent((DATA_DIR, CACHE_DIR), "nothing is read but the runs")
+
+
+def require_absent(ignored: Iterable[flags.FlagHolder], why: str) -> None:
+    """Refuses flags that would be ignored.
+
+    Args:
+      ignored: what must not be given, not even with its default.
+      why: ends the message: whose they are, or what to do instead.
+
+    Raises:
+      ConfigError: one of them was given.
+    """
+    for flag in ignored:
         if flag.present:
-            raise ConfigError(f"--{flag.name}: the runs say it themselves")
-    for folder in () if reads_data else (DATA_DIR, CACHE_DIR):
-        if folder.present:
-            raise ConfigError(f"--{folder.name}: nothing is read but the runs")
+            raise ConfigError(f"--{flag.name}: {why}")
 
 
 def require_data_dir_is_read(dataset: DatasetConfig) -> None:
@@ -198,8 +211,12 @@ def user_path(name: str) -> pathlib.Path:
 
 
 def users_cache() -> pathlib.Path:
-    """The user's own cache folder, where no flag names another."""
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    """The user's own cache folder, where no flag names another.
+
+    Raises:
+      DataError: it would be in a home folder that nobody knows.
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or user_path("~") / ".cache"
     return pathlib.Path(root) / "darlr_jax"
 
 
@@ -208,6 +225,7 @@ def cache_directory(*parts: str) -> pathlib.Path:
 
     Raises:
       ConfigError: it cannot be created.
+      DataError: it would be in a home folder that nobody knows.
     """
     cache = user_path(CACHE_DIR.value) if CACHE_DIR.value else users_cache()
     return private_folder(cache, *parts)

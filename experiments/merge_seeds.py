@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from darlr_jax.config import ConfigError
-from darlr_jax.files import replacing
+from darlr_jax.files import remove_abandoned, replacing
 from darlr_jax.runs.directory import (
     Identity,
     RunDirectory,
@@ -97,6 +97,8 @@ def merge(
     if dataset.sources != identity.data:
         raise RunError(f"{pieces[0].run.path}: was made of other data than these")
     if not workdir.exists():
+        # Of a merge that was killed: as large as a checkpoint, and hidden from `ls`.
+        remove_abandoned(workdir.parent, name=workdir.name)
         states = _joined_states(
             pieces, session.prepare(dataset, identity.config, cache_dir).experiment
         )

@@ -34,6 +34,10 @@ STRICT = flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
     """Prepares one data set and prints its table."""
     del argv
+    cli.require_absent(
+        [cli.METHOD, cli.EPOCHS],
+        "is of training, and data are the same for all; leave it out",
+    )
     config = cli.experiment_config()
     logging.set_verbosity(logging.WARNING)  # JAX tells which accelerators are absent
     started = time.perf_counter()

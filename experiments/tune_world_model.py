@@ -28,13 +28,15 @@ What it cannot tell: logged rows are those that users chose to rate. How items w
 ranked that nobody would choose, it does not see.
 
 Writes world_models.md (of each candidate its best number of epochs), .csv (every number
-of epochs) and scores.csv (every split) to --output. A search is not continued where it
-was stopped: it begins anew.
+of epochs) and scores.csv (every split) to --output. A candidate that diverges is left
+out, but for the one that all are compared with: that ends the search. A search is not
+continued where it was stopped: it begins anew.
 """
 
 from __future__ import annotations
 
 import pathlib
+import shlex
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -57,7 +59,7 @@ SPLITS = flags.DEFINE_integer(
     "splits", 5, "Random splits of the training log.", lower_bound=2
 )
 SHARE = flags.DEFINE_float(
-    "share", 0.2, "Share of every user's rows that is held out.", 0.01, 0.9
+    "share", 0.2, "Share of every user's items that is held out.", 0.01, 0.9
 )
 SPLIT_SEED = flags.DEFINE_integer(
     "split_seed", 0, "Seed of the first split; the others follow.", lower_bound=0
@@ -82,6 +84,10 @@ OUTPUT = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
     """Flags -> splits of the log -> scores -> files and the flags of the best."""
     del argv
+    cli.require_absent(
+        [cli.EPOCHS],
+        "is of training; --longest says how long candidates are fitted",
+    )
     config = cli.experiment_config()
     from experiments import world_model_search as search
 
@@ -106,11 +112,14 @@ def main(argv: list[str]) -> None:
     best = summary[summary["epochs"] > 0].iloc[0]
     winner = next(c for c in candidates if c.name == best["candidate"])
     given = [f"--set={setting}" for setting in cli.OVERRIDES.value]
-    chosen = " ".join([*given, *winner.flags(int(best["epochs"]))])
+    chosen = shlex.join([*given, *winner.flags(int(best["epochs"]))])
+    fitted = set(scores["candidate"])
+    diverged = [each.name for each in candidates if each.name not in fitted]
+    left_out = f"left out, as they diverge: {'; '.join(diverged)}\n" * bool(diverged)
     text = (
         f"{dataset.name}: {SPLITS.value} splits, {SHARE.value:.0%} of every user's "
-        f"logged rows held out ({len(splits[0].held_out):,} of {len(dataset.log):,})\n"
-        f"\n{_markdown(table)}\n\n"
+        f"items held out ({len(splits[0].held_out):,} of {len(dataset.log):,} rows)\n"
+        f"\n{_markdown(table)}\n\n{left_out}"
         f"chosen by {CRITERION}: {chosen}\n"
     )
     print(text, end="")

@@ -158,9 +158,16 @@ def score_all(
 ) -> pd.DataFrame:
     """Scores of averages and candidates, see `runs.selection.summarise`; says how far.
 
+    A candidate that diverges on a split is left out, which is said; the others go on.
+
+    Args:
+      candidates: UNCHANGED among them, with which all are compared.
+      splits: of the log.
+      longest: epochs that each is fitted for.
+
     Raises:
       DataError: the held-out rows rank nothing.
-      FloatingPointError: a candidate diverges.
+      FloatingPointError: UNCHANGED diverges.
     """
     rows = score_averages(splits)
     if any(math.isnan(row["pair_accuracy"]) for row in rows):
@@ -170,5 +177,10 @@ def score_all(
         )
     for number, candidate in enumerate(candidates, start=1):
         say(f"candidate {number}/{len(candidates)}: {candidate.name}")
-        rows += score_candidate(candidate, splits, longest)
+        try:
+            rows += score_candidate(candidate, splits, longest)
+        except FloatingPointError as error:
+            if candidate.name == UNCHANGED:
+                raise
+            say(f"left out: {error}")
     return pd.DataFrame(rows)

@@ -9,7 +9,7 @@ same command: finished runs find nothing left to do.
 
 SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end a grid as they end a run: the runs under way
 keep what they have, no further one begins, and the exit code is 75. It is 75 too where
-a run alone was interrupted, and 1 where one failed.
+a run alone was interrupted, 1 where one failed, and 2 where one could not be started.
 """
 
 from __future__ import annotations
@@ -83,6 +83,22 @@ class Job(NamedTuple):
 
     workdir: pathlib.Path
     command: list[str]
+
+
+class CannotStart(Exception):
+    """The system refuses to start a job; one line: where, why, and what to do.
+
+    Attributes:
+      failed: jobs that failed beside it.
+    """
+
+    def __init__(self, job: Job, error: OSError, failed: list[Job]):
+        """Names the file that the system names, else the directory of the job."""
+        super().__init__(
+            f"{error.filename or job.workdir}: cannot start a run ({error.strerror}); "
+            "mend that, or choose another --workdir"
+        )
+        self.failed = failed
 
 
 def expand(
@@ -174,6 +190,8 @@ def run(
     WORKDIR.log, after that of earlier sessions.
 
     Raises:
+      CannotStart: the log of a job, or its process, cannot be had. It counts as a
+        failure: those under way have been waited for.
       Interrupted: no job failed, but some were interrupted, or `stop` asked before all
         had begun; the same jobs continue.
     """
@@ -183,15 +201,19 @@ def run(
         shares.put(share)
     failed: list[Job] = []
     interrupted: list[Job] = []
+    refused: list[tuple[Job, OSError]] = []
 
     def run_one(job: Job) -> None:
-        if failed or interrupted or stop.reason is not None:
+        if failed or interrupted or refused or stop.reason is not None:
             interrupted.append(job)
             return
         share = shares.get()
         print(f"starting {job.workdir}", flush=True)
         try:
             status = _run_job(job, share, stop, log=parallel > 1)
+        except OSError as error:
+            refused.append((job, error))
+            return
         finally:
             shares.put(share)
         if status in INTERRUPTED:
@@ -201,6 +223,8 @@ def run(
 
     with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
         list(pool.map(run_one, jobs))
+    if refused:
+        raise CannotStart(*refused[0], failed)
     if interrupted and not failed:
         raise Interrupted(f"{len(interrupted)} of {len(jobs)} runs are not finished")
     return failed
@@ -260,15 +284,19 @@ def main(argv: Sequence[str]) -> int:
         print(shlex.join(job.command))
     if _DRY_RUN.value:
         return 0
+    refused = False
     try:
         with StopRequest() as stop:
             failed = run(jobs, _JOBS.value, stop)
     except Interrupted as interrupted:
         print(f"{interrupted}; the same command continues", file=sys.stderr)
         return REQUEUE
+    except CannotStart as error:
+        print(error, file=sys.stderr)
+        failed, refused = error.failed, True
     for job in failed:
         print(f"failed: {shlex.join(job.command)}", file=sys.stderr)
-    return 1 if failed else 0
+    return 2 if refused else int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -39,10 +39,6 @@ ALLOWED = {
     "experiment": {"training", "offline", "baselines", "evaluation"} | MECHANISMS,
     "runs": {"methods", "presets"} | GROUND,
 }
-# Imports that the table forbids and that stand all the same: (importer, imported) ->
-# the reason. Empty, and meant to stay so.
-EXCEPTIONS: dict[tuple[str, str], str] = {}
-
 # What may be imported in some places alone: prefix -> folders or files.
 ONLY_IN = {
     "flax.linen": ("darlr_jax/networks/",),
@@ -97,8 +93,7 @@ def imported_parts(path: pathlib.Path) -> set[str]:
 
 def violations(path: pathlib.Path) -> set[str]:
     part = part_of(path)
-    excepted = {imported for importer, imported in EXCEPTIONS if importer == part}
-    return imported_parts(path) - ALLOWED[part] - excepted - {part}
+    return imported_parts(path) - ALLOWED[part] - {part}
 
 
 PARTS = sorted({part_of(path) for path in sources("darlr_jax")} - {"__init__"})
@@ -129,14 +124,6 @@ def test_no_modules_import_each_other_in_a_circle():
     }
     assert any(needs.values())
     graphlib.TopologicalSorter(needs).prepare()  # raises CycleError, and names it
-
-
-def test_exceptions_are_needed_and_have_a_reason():
-    for (importer, imported), reason in EXCEPTIONS.items():
-        paths = [path for path in sources("darlr_jax") if part_of(path) == importer]
-        assert imported in set().union(*map(imported_parts, paths))
-        assert imported not in ALLOWED[importer]
-        assert reason
 
 
 def test_importing_the_package_imports_nothing_else():
@@ -195,5 +182,6 @@ def test_nesting_is_counted():
 
 
 def test_functions_are_nested_at_most_two_deep():
-    depths = {str(p.relative_to(ROOT)): nesting(parse(p)) for p in sources("darlr_jax")}
+    paths = sources("darlr_jax", *PROGRAMS)
+    depths = {str(path.relative_to(ROOT)): nesting(parse(path)) for path in paths}
     assert {path: n for path, n in depths.items() if n > MAX_NESTING} == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import re
 
 import pytest
@@ -251,3 +252,25 @@ def test_pages_are_written_from_what_is_there(tmp_path, monkeypatch):
     assert "### cpu" in (tmp_path / "PAGE").read_text("utf-8")
     first = (tmp_path / "FIRST_PAGE").read_text("utf-8")
     assert "11,500" in first and "### cpu" not in first
+
+
+def test_what_is_there_stays_whole_where_the_disk_is_full(tmp_path, monkeypatch):
+    records = tmp_path / "results" / "cpu" / "a.json"
+    tables.write(records, [PHASES])
+    pages = [tmp_path / name for name in ("PAGE", "FIRST_PAGE")]
+    for page in pages:
+        page.write_text(f"{tables.BEGIN}\n{tables.END}\n", "utf-8")
+        monkeypatch.setattr(report, page.name, page)
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    before = {path: path.read_bytes() for path in (records, *pages)}
+
+    def write_half(path, text, *_):
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pathlib.Path, "write_text", write_half)
+    for write in (report.write_pages, lambda: tables.write(records, [GROWTH])):
+        with pytest.raises(OSError, match="No space left"):
+            write()
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path: path.read_bytes() for path in left} == before

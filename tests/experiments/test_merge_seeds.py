@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -209,6 +210,23 @@ def test_what_cannot_be_read_is_not_called_unwritable(folder, monkeypatch):
     monkeypatch.setattr(merge_seeds, "_joined_states", refuse)
     with pytest.raises(OSError, match="Input/output error"):
         merge(folder, "nothing")
+
+
+def test_what_a_killed_merge_has_left_goes_a_day_later(folder, monkeypatch):
+    def refuse(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(merge_seeds, "_joined_states", refuse)
+    for name, days in (("again.0", 2), ("again.1", 0), ("other.2", 2)):
+        left = folder / f".{name}.tmp"
+        (left / "checkpoints").mkdir(parents=True)
+        os.utime(left, times=(time.time() - days * 86_400,) * 2)
+    with pytest.raises(OSError, match="Input/output error"):
+        merge(folder, "again")
+    assert sorted(path.name for path in folder.glob(".*.tmp")) == [
+        ".again.1.tmp",  # whose writer may be at work
+        ".other.2.tmp",
+    ]
 
 
 def test_other_data_write_nothing(folder):

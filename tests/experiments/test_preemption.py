@@ -259,7 +259,7 @@ def test_of_a_world_model_whole_epochs_are_kept(
     assert status_of(train.workdir)[0] == "interrupted"
     fitting.clear()
     train()
-    assert fitting == FIT[4:] if kept else FIT
+    assert fitting == (FIT[4:] if kept else FIT)
     said = capfd.readouterr().err
     assert ("world model: continues after epoch 1/2" in said) == bool(kept)
     assert [path.name[64:] for path in models.glob("*")] == [".npz"]

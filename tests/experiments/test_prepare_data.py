@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import pwd
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+from darlr_jax.config import ConfigError
 from darlr_jax.data import fetch, loading, twins, yahoo
 from darlr_jax.data.dataset import DataError
 from darlr_jax.data.sources import SOURCES
@@ -229,6 +231,28 @@ def test_mistake_in_the_command_is_one_line(arguments, message, tmp_path):
     (line,) = done.err.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+@pytest.mark.parametrize("flag", ["method=darlr", "epochs=3"])
+def test_what_data_do_not_depend_on_is_refused(prepare, flag):
+    name, _, _ = flag.partition("=")
+    with pytest.raises(ConfigError, match=f"^--{name}: is of training, and data are"):
+        prepare(f"--{flag}")
+
+
+def test_without_a_home_folder_there_is_no_cache_in_it(monkeypatch, tmp_path):
+    """As in a container, of a user whom the system has no line about."""
+
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cli.users_cache() == tmp_path / "darlr_jax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(DataError, match=r"^~: there is no such home folder"):
+        cli.users_cache()
 
 
 def test_what_must_be_asked_for_says_how(prepare, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import types
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from darlr_jax.config import ConfigError, ExperimentConfig
+from darlr_jax.data import synthetic
 from darlr_jax.data.dataset import DataError
 from darlr_jax.data.splits import hold_out
 from darlr_jax.world_model.ensemble import fit_ensemble
@@ -25,6 +28,11 @@ FIT = (
     "world_model.epochs=2",
     "world_model.batch_size=32",
 )
+
+
+@pytest.fixture
+def dataset(tiny_config):
+    return synthetic.generate(tiny_config.dataset.synthetic)
 
 
 @pytest.fixture
@@ -59,7 +67,9 @@ def test_from_a_log_to_flags(tune, tmp_path):
     given = [f"--set={setting}" for setting in (*SYNTHETIC, *FIT)]
     changed = [] if name == "unchanged" else ["--set=world_model.negative_weight=0.0"]
     flags_of_best = [*given, *changed, f"--set=world_model.epochs={epochs}"]
-    assert out.splitlines()[-1] == f"chosen by pair_accuracy: {' '.join(flags_of_best)}"
+    chosen = shlex.join(flags_of_best)  # for a shell: "(4,)" is in quotes
+    assert out.splitlines()[-1] == f"chosen by pair_accuracy: {chosen}"
+    assert " '--set=world_model.hidden=(4,)' " in chosen
     assert (tmp_path / "first" / "world_models.md").read_text() == out
     summary = pd.read_csv(tmp_path / "first" / "world_models.csv")
     assert list(summary.columns[:6]) == [
@@ -105,11 +115,9 @@ def test_test_data_cannot_decide(tune, tmp_path, monkeypatch):
     ).read_text()
 
 
-def test_a_long_fit_has_the_shorter_ones_in_it(tiny_config):
+def test_a_long_fit_has_the_shorter_ones_in_it(tiny_config, dataset):
     """What lets one fit judge every number of epochs."""
-    from darlr_jax.data import synthetic
-
-    split = hold_out(synthetic.generate(tiny_config.dataset.synthetic), 0.2, seed=0)
+    split = hold_out(dataset, 0.2, seed=0)
     (candidate,) = search.combinations(tiny_config, {})
 
     rows = search.score_candidate(candidate, [split], longest=3)
@@ -157,6 +165,72 @@ def test_a_candidate_that_diverges_is_named(tiny_config, monkeypatch):
     assert str(caught.value) == expected
 
 
+def diverge_where(monkeypatch, field, value):
+    """Invented fits; of this value they diverge on the second split (an odd seed)."""
+    fitted = []
+
+    def fit(dataset, config):
+        fitted.append(config)
+        if getattr(config, field) == value and config.seed % 2:
+            raise FloatingPointError("the loss of epoch 1 is nan")
+        rows = range(config.epochs + 1)
+        report = [{"epoch": row, "held_out_pair_accuracy": 0.6} for row in rows]
+        return types.SimpleNamespace(report=report)
+
+    monkeypatch.setattr(search, "fit_ensemble", fit)
+    return fitted
+
+
+def test_a_candidate_that_diverges_costs_no_other(
+    tiny_config, dataset, monkeypatch, capsys
+):
+    splits = [hold_out(dataset, 0.2, seed) for seed in (0, 1)]
+    values = {"world_model.learning_rate": [10.0, 0.02]}
+    candidates = search.combinations(tiny_config, values)
+    fitted = diverge_where(monkeypatch, "learning_rate", 10.0)
+
+    scores = search.score_all(candidates, splits, longest=1)
+
+    assert len(fitted) == 3 * 2
+    names = set(scores.loc[scores["epochs"] > 0, "candidate"])
+    assert names == {search.UNCHANGED, "learning_rate=0.02"}
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "candidate 1/3: unchanged",
+        "candidate 2/3: learning_rate=10.0",
+        "left out: candidate 'learning_rate=10.0': the loss of epoch 1 is nan",
+        "candidate 3/3: learning_rate=0.02",
+    ]
+
+
+def test_what_all_are_compared_with_must_not_diverge(tiny_config, dataset, monkeypatch):
+    rate = tiny_config.world_model.learning_rate
+    diverge_where(monkeypatch, "learning_rate", rate)
+    splits = [hold_out(dataset, 0.2, seed) for seed in (0, 1)]
+    candidates = search.combinations(tiny_config, {})
+
+    with pytest.raises(FloatingPointError, match="candidate 'unchanged': the loss"):
+        search.score_all(candidates, splits, longest=1)
+
+
+def test_where_every_other_diverges_the_reference_is_chosen(
+    tune, tmp_path, monkeypatch
+):
+    diverge_where(monkeypatch, "negative_weight", 0.0)
+
+    out = tune(
+        "--splits=2",
+        "--share=0.5",
+        "--longest=2",
+        "--vary=world_model.negative_weight=0.0",
+        f"--output={tmp_path}/out",
+    )
+
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert set(scores.loc[scores["epochs"] > 0, "candidate"]) == {search.UNCHANGED}
+    assert "negative_weight" not in out
+
+
 def test_rows_that_rank_nothing_are_refused_before_any_fit(tune, monkeypatch):
     """Of so few rows a user one is held out: there is no pair of hers."""
     monkeypatch.setattr(search, "fit_ensemble", lambda *_: pytest.fail("fitted"))
@@ -175,6 +249,7 @@ def test_rows_that_rank_nothing_are_refused_before_any_fit(tune, monkeypatch):
         (["--vary=world_model.loss=gausian"], "world_model.loss='gausian'"),
         (["--vary=world_model.loss"], "expected FIELD=VALUE"),
         (["--vary=world_model.loss=squared"] * 2, "is given twice"),
+        (["--epochs=3"], "--epochs: is of training; --longest says how long"),
     ],
 )
 def test_mistake_in_the_command_says_what(arguments, message, tune):

@@ -128,6 +128,25 @@ def test_the_log_of_an_earlier_session_stays(tmp_path):
     assert (tmp_path / "a.log").read_text() == "interrupted\ncontinued\n"
 
 
+def test_a_job_that_cannot_start_costs_no_other(tmp_path):
+    """Those under way are waited for; no further one begins."""
+    jobs = [
+        job(tmp_path / "a", "import time; time.sleep(1); print('one'); exit(3)"),
+        job(tmp_path / "b", "print('two')"),
+        job(tmp_path / "c", "print('three')"),
+    ]
+    (tmp_path / "b.log").mkdir()
+    with pytest.raises(grid.CannotStart) as error:
+        grid.run(jobs, parallel=2)
+    assert str(error.value) == (
+        f"{tmp_path}/b.log: cannot start a run (Is a directory); mend that, or choose "
+        "another --workdir"
+    )
+    assert error.value.failed == [jobs[0]]
+    assert (tmp_path / "a.log").read_text() == "one\n"
+    assert not (tmp_path / "c.log").exists()
+
+
 def test_shares_cover_the_cores_and_are_never_empty():
     cores = os.sched_getaffinity(0)
     assert set().union(*grid._shares_of_cores(2)) == cores
@@ -184,10 +203,11 @@ def test_exit_status_and_the_command_that_failed(launch):
         ("--methods=darl", "did you mean 'darlr'"),
         ("--workdir=~nobody_at_all/x", "there is no such home folder"),
         ("stray", "unexpected argument: stray"),
+        ("--workdir=experiments/train.py/runs", "runs: cannot start a run (Not a"),
     ],
 )
 def test_bad_input_is_one_line(launch, argument, message):
-    done = launch(argument)
+    done = launch(argument, "--jobs=2")
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
