@@ -113,7 +113,7 @@ class ThinningConfig:
 class ValidationConfig:
     """Part of the training log in place of the test data, to choose by (ours)."""
 
-    share: float = between(0.0, 0.9, default=0.0)  # of every user's rows; 0: none
+    share: float = between(0.0, 0.9, default=0.0)  # of every user's items; 0: none
     seed: int = between(0, _LARGE, default=0)
     shrinkage: float = between(1e-6, _LARGE, default=5.0)  # rows, of the means paid
 
@@ -277,11 +277,11 @@ class RewardConfig:
     neighbour_source: str = one_of(  # whose rows are mixed: KuaiRec's are logged ones
         "prediction", "log", default="prediction"
     )
-    base: str = one_of(  # what reference users are asked for, and the shift's table
+    base: str = one_of(  # r_hat: of references, the user, all users; and of the shift
         "world_model", "neighbours", default="world_model"
     )
     denominator_floor: float = between(1e-12, _LARGE, default=1e-3)  # of r_s + r_d
-    overwrite: bool = False  # references read the latest estimates, not the base table
+    overwrite: bool = False  # r_hat_dyn reads the latest estimates; r_sel does not
     exposure_weight: float = between(0.0, _LARGE, default=0.0)  # gamma_e (CIRS)
     exposure_tau: float = between(1e-9, _LARGE, default=100.0)  # its decay, in turns
 

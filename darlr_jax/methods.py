@@ -74,6 +74,7 @@ METHODS: dict[str, Method] = {
     "darlr_random": _darlr("random", "DARLR with random reference users"),
     "darlr_nearest": _darlr("nearest", "DARLR with the k nearest other users"),
     "darlr_self": _darlr("self", "DARLR with the user as only reference"),
+    # MBPO on another table. With DARLR's tracker: rows of the ablation (runs/plans.py).
     "population_mean": Method(
         "the mean prediction over all users", estimate="population_mean"
     ),

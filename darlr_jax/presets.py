@@ -75,6 +75,7 @@ _DATASETS: dict[str, dict[str, Any]] = {
     | {  # ours: no published protocol; genres are broad, so a user bears some repeats
         "environment.exit_window": 4,
         "environment.exit_threshold": 2.0,
+        "environment.published_window": False,
         "reward.neighbours": 20,
         "selector.k_sel": 20,
         "selector.learning_chunk": 32,

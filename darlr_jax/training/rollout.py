@@ -282,10 +282,11 @@ def _recommend(
         "entropy_bonus": bonus,
     }
     if references is not None:
-        first = _is_first_visit(state.user, action.item, previous, config)
         metrics |= _reference_metrics(
-            state.user, action.item, references, estimate, first, inputs.tables
+            state.user, action.item, references, inputs.tables
         )
+        if keeps_estimates(config):
+            metrics |= _visit_metrics(estimate, previous[state.user, action.item])
     if trajectory is not None:
         metrics["intrinsic_reward"] = jnp.mean(trajectory.reward)
     return Transition(
@@ -374,35 +375,29 @@ def estimate_reward(
     return jax.tree.map(choose, static, estimate)
 
 
-def _is_first_visit(
-    user: Array, item: Array, previous: Array, config: ExperimentConfig
-) -> Array:
-    if not keeps_estimates(config):
-        return jnp.zeros((), bool)
-    return previous[user, item] == UNVISITED
-
-
 def _reference_metrics(
-    user: Array,
-    item: Array,
-    references: References,
-    estimate: Estimate,
-    first: Array,
-    tables: SimulationTables,
+    user: Array, item: Array, references: References, tables: SimulationTables
 ) -> dict[str, Array]:
     """What shows whether a selector selects: logged of every run with references."""
     neighbours = tables.users.neighbours[user]
     is_neighbour = jnp.any(references.users[:, None] == neighbours[None, :], axis=1)
-    uncertainty, base = estimate.uncertainty, tables.rewards.base
+    base = tables.rewards.base
     answer = jnp.mean(base[references.users, item])
     return {
         "similarity": jnp.mean(references.similarity),
         "diversity": jnp.mean(references.diversity),
         "inflation": answer - base[user, item],
         "knn_overlap": jnp.mean(is_neighbour),
+    }
+
+
+def _visit_metrics(estimate: Estimate, stored: Array) -> dict[str, Array]:
+    """Uncertainty where a cell has no stored estimate yet, and where it has."""
+    first = stored == UNVISITED
+    return {
         "first_visits": first.astype(jnp.float32),
-        "uncertainty_first": jnp.where(first, uncertainty, 0.0),
-        "uncertainty_repeat": jnp.where(first, 0.0, uncertainty),
+        "uncertainty_first": jnp.where(first, estimate.uncertainty, 0.0),
+        "uncertainty_repeat": jnp.where(first, 0.0, estimate.uncertainty),
     }
 
 

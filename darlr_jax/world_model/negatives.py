@@ -1,4 +1,4 @@
-"""Training pairs: every logged row beside sampled unlogged ones (protocol 2.3)."""
+"""Training pairs: every logged row beside random cells (protocol 2.3)."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_a_seed_is_evaluated_on_the_users_of_any_other_method(method):
             67.01,
             0.5,
         ),  # of all users once; their draws have a deviation of 0.2
-        ("popularity", 71.29, 0.005),  # 71.51 with ties broken otherwise (method 9)
+        ("popularity", 71.29, 0.005),  # 71.51 with ties broken otherwise
         ("oracle", 88.15, 0.005),
     ],
 )

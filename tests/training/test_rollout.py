@@ -134,7 +134,13 @@ def test_shaped_rewards_and_store_against_a_slow_simulator(method):
             rows = [row for row, *_ in sessions]
             cells = [(user, item) for user, item, *_ in recommendations]
             hits += len(cells) - len(set(cells))
-            revisits += sum(cell in slow.stored for cell in cells)
+            known = [cell in slow.stored for cell in cells]
+            revisits += sum(known)
+            if slow.dynamic or slow.overwrite:
+                first = transitions.metrics["first_visits"][turn, rows]
+                np.testing.assert_array_equal(first, np.logical_not(known))
+            else:
+                assert "first_visits" not in transitions.metrics
             ended += transitions.item.shape[1] - len(rows)
             estimates, rewards = slow.turn(recommendations)
             found = transitions.metrics["estimate"][turn, rows]
