@@ -16,6 +16,7 @@ docs/results.md, docs/synthetic.md) are replaced by what was made; a test compar
 
 from __future__ import annotations
 
+import math
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ from darlr_jax.runs.comparison import (
     paired,
     refits,
     repeats_table,
+    require_one_matrix,
     with_matrix,
 )
 from darlr_jax.runs.costs import costs_table
@@ -193,7 +195,9 @@ def _paired_tables(group: Group, published: PublishedScores) -> dict[str, str]:
     }
     claimed = claims.claims_table(outcomes, published)
     if claimed is not None:
-        made[f"{name}_claims.md"] = _text(claimed, [claims.NOTE])
+        beside = [o.row.name for o in outcomes if not math.isnan(o.in_print(published))]
+        notes = [claims.NOTE, *_notes(group, group.methods), *faults(beside)]
+        made[f"{name}_claims.md"] = _text(claimed, notes)
     return made
 
 
@@ -213,7 +217,12 @@ def _changed_table(group: Group) -> str:
 
 
 def _repeats_table(group: Group, again: Group, second: Second) -> str:
-    """Runs that are in both, each time beside the same other."""
+    """Runs that are in both, each time beside the same other.
+
+    Raises:
+      RunError: the two are paid by different test matrices.
+    """
+    truth = require_one_matrix({each.name: each.truth for each in (group, again)})
     first, more = ({run.name: run for run in each.runs} for each in (group, again))
     table = repeats_table(first, more, second.against, second.heading)
     notes = [
@@ -225,7 +234,7 @@ def _repeats_table(group: Group, again: Group, second: Second) -> str:
             "both: of each seed, or the mean of its two where it has two; ± 95 % (t): "
             "half of Student's."
         )
-    return _text(table, notes)
+    return _text(table, notes + _payer(truth))
 
 
 def _from_method(run: FinishedRun, method: FinishedRun | None) -> dict[str, Any]:
@@ -251,9 +260,12 @@ def _plan_tables(
 def _notes(group: Group, runs: Sequence[FinishedRun]) -> list[str]:
     """What all rows changed of their presets, and what they stand on."""
     shared = in_words(shared_changes(run.config for run in runs))
-    notes = [f"All rows: {shared}."] * bool(shared)
-    notes += [f"Evaluation pays: {group.truth}."] * (group.truth is not None)
+    notes = [f"All rows: {shared}."] * bool(shared) + _payer(group.truth)
     return notes + refits((run.name, run.config, run.fit) for run in runs)
+
+
+def _payer(truth: str | None) -> list[str]:
+    return [] if truth is None else [f"Evaluation pays: {truth}."]
 
 
 def _text(table: pd.DataFrame, notes: Sequence[str]) -> str:

@@ -176,7 +176,7 @@ def write_plan(
       RunError: a row failed, is malformed, or is paid by another test matrix.
     """
     outcomes = [_outcome(job, seeds) for job in jobs]
-    truth = require_one_matrix({job.row.name: _ground_truth(job) for job in jobs})
+    truth = require_one_matrix({each.row.name: each.truth for each in outcomes})
     texts = plan_texts(plan_table(plan, outcomes, published, truth))
     target = workdir / plan.dataset / "tables" / plan.table
     with writing(target):
@@ -246,7 +246,8 @@ def _options() -> list[str]:
 
 def _outcome(job: Job, seeds: Sequence[int]) -> Outcome:
     state = progress(job, seeds).describe(job.config.training.epochs)
-    return Outcome(job.row, job.config, metrics_of(job, seeds), state, fit_of(job.path))
+    metrics, fit = metrics_of(job, seeds), fit_of(job.path)
+    return Outcome(job.row, job.config, metrics, state, fit, _ground_truth(job))
 
 
 def _ground_truth(job: Job) -> str | None:

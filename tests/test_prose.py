@@ -19,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from darlr_jax.runs.columns import ALL_USERS
 from darlr_jax.runs.comparison import Pair, paired
-from darlr_jax.runs.results import ALL_USERS, load_metrics
+from darlr_jax.runs.results import load_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 RAW = ROOT / "results" / "raw"

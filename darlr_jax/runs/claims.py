@@ -74,7 +74,7 @@ def claims_table(
         name: score
         for name, outcome in methods.items()
         if outcome.metrics is not None
-        and not math.isnan(score := published.score(name, outcome.config))
+        and not math.isnan(score := outcome.in_print(published))
     }
     rows = [
         row

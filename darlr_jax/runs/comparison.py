@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from darlr_jax.config import ExperimentConfig
+from darlr_jax.runs.columns import ALL_USERS, SCORE
 from darlr_jax.runs.directory import RunError
 from darlr_jax.runs.fields import own_changes
 from darlr_jax.runs.plans import Row
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.results import (
-    ALL_USERS,
-    SCORE,
     FinishedRun,
     epoch_mean,
     final_policy,
@@ -49,10 +48,11 @@ class Outcome(NamedTuple):
     metrics: pd.DataFrame | None  # None: it has not finished,
     state: str  # and how far it is
     fit: str | None = None  # of its world model, as of `results.fit_of`
+    truth: str | None = None  # which matrix paid its evaluation, where it says so
 
     def in_print(self, published: PublishedScores) -> float:
         """The published score that may stand beside it; NaN where none may."""
-        return published.score(self.row.published_as, self.config)
+        return published.score(self.row.published_as, self.config, self.truth)
 
 
 def outcomes_of(runs: Sequence[FinishedRun], against: str | None) -> list[Outcome]:
@@ -66,7 +66,9 @@ def outcomes_of(runs: Sequence[FinishedRun], against: str | None) -> list[Outcom
     for run, note in zip(runs, notes, strict=True):
         other = against if against != run.name else None
         row = Row(run.name, run.config.method, note=note, against=other)
-        outcomes.append(Outcome(row, run.config, run.metrics, "", run.fit))
+        outcomes.append(
+            Outcome(row, run.config, run.metrics, "", run.fit, run.ground_truth)
+        )
     return outcomes
 
 
@@ -297,12 +299,13 @@ def refits(fits: Iterable[tuple[str, ExperimentConfig, str | None]]) -> list[str
     sentences = []
     for model in models.values():
         largest = max(model.values(), key=len)
-        sentences += [
-            f"On another fit of the same world model than most of its rows, made by "
-            f"another machine or version: {', '.join(names)}."
-            for names in model.values()
-            if names is not largest
-        ]
+        others = [", ".join(names) for names in model.values() if names is not largest]
+        if others:
+            sentences.append(
+                "Of the same world model, but of another fit (another machine or "
+                "version; fits differ by rounding) than most rows here: "
+                f"{'; of a further one: '.join(others)}."
+            )
     return sentences
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from darlr_jax.runs import plots
+from darlr_jax.runs.columns import ALL_USERS, SCORE
 from darlr_jax.runs.comparison import Outcome, interval, paired
 from darlr_jax.runs.plans import Plan
 from darlr_jax.runs.published import PublishedScores
-from darlr_jax.runs.results import ALL_USERS, SCORE, epoch_mean, published_score
+from darlr_jax.runs.results import epoch_mean, published_score
 
 # Okabe and Ito's, which colour-blind readers can tell apart.
 COLOURS = (
@@ -267,7 +268,7 @@ def _draw_curve_in_print(
 ) -> None:
     """What was published of a row, if its curve was."""
     method = outcome.row.published_as
-    curve = published.curve(method, outcome.config)
+    curve = published.curve(method, outcome.config, outcome.truth)
     if curve is not None:
         label = f"{method}, published (moving mean)"
         draw_published_curve(axis, curve, label, colour, lw=1)
@@ -297,7 +298,7 @@ def _draw_lines(
         places = {x: place for place, x in enumerate(ticks)}
         upper, lower = axes[0, column], axes[1, column]
         _draw_series(upper, chosen, places, _score_interval)
-        _draw_published_points(upper, plan, chosen, places, published)
+        _draw_published_points(upper, chosen, places, published)
         _draw_series(lower, chosen, places, _difference_to(outcomes))
         for axis in (upper, lower):
             axis.set_xticks(range(len(ticks)), [f"{x:g}" for x in ticks])
@@ -357,7 +358,6 @@ def _difference_to(outcomes: Sequence[Outcome]) -> Any:
 
 def _draw_published_points(
     axis: Any,
-    plan: Plan,
     outcomes: Sequence[Outcome],
     places: dict[float, int],
     published: PublishedScores,

@@ -10,6 +10,7 @@ import pandas as pd
 from darlr_jax.runs.results import cell
 from darlr_jax.runs.statistics import Interval
 
+_DIGITS = 2  # behind the point, in a paper
 _LATEX = {
     **{character: rf"\{character}" for character in "&%$#_{}"},
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -38,7 +39,7 @@ def to_csv(table: pd.DataFrame) -> str:
     return pd.DataFrame(wide).to_csv(index=False, lineterminator="\n")
 
 
-def to_latex(table: pd.DataFrame, caption: str, digits: int = 2) -> str:
+def to_latex(table: pd.DataFrame, caption: str) -> str:
     r"""A `table*` of booktabs; text is on the left, numbers are on the right.
 
     Needs `\usepackage{booktabs}`. Every character that means something to LaTeX is
@@ -58,7 +59,7 @@ def to_latex(table: pd.DataFrame, caption: str, digits: int = 2) -> str:
         _latex_row(str(name) for name in table.columns),
         r"\midrule",
         *(
-            _latex_row(cell(value, digits) for value in row)
+            _latex_row(cell(value, _DIGITS) for value in row)
             for row in table.itertuples(index=False)
         ),
         r"\bottomrule",

@@ -134,7 +134,7 @@ def _are_whole(plan: Plan) -> bool:
 
 
 def _outcome(row: Row, run: FinishedRun) -> Outcome:
-    return Outcome(row, run.config, run.metrics, "done", run.fit)
+    return Outcome(row, run.config, run.metrics, "done", run.fit, run.ground_truth)
 
 
 def _plans_of(dataset: str) -> Iterable[Plan]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from darlr_jax.runs import plots
+from darlr_jax.runs.columns import ALL_USERS, SCORE
 from darlr_jax.runs.directory import RunDirectory
 from darlr_jax.runs.figures import (
     COLOURS,
@@ -19,7 +20,7 @@ from darlr_jax.runs.figures import (
     seed_curves,
     whole_epochs,
 )
-from darlr_jax.runs.results import ALL_USERS, SCORE, load_metrics
+from darlr_jax.runs.results import load_metrics
 
 _COLUMNS = 3  # of panels in curves.png
 

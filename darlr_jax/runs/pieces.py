@@ -15,7 +15,7 @@ from darlr_jax.runs.directory import (
     Identity,
     RunDirectory,
     RunError,
-    load_config,
+    load_identity,
     read_json,
 )
 from darlr_jax.runs.results import load_metrics, require_whole
@@ -99,9 +99,7 @@ def _read_piece(path: str | os.PathLike[str]) -> Piece:
             "those of results/raw, cannot be merged"
         )
     require_whole(path)
-    record = read_json(run.run_file)
-    identity = Identity(load_config(path), record["seeds"], record["data"])
-    piece = Piece(run, identity, record)
+    piece = Piece(run, load_identity(path), read_json(run.run_file))
     done = int(load_metrics(path)["epoch"].max())
     if (status := run.status()) != "finished" or done != piece.epochs:
         raise RunError(

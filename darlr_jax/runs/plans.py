@@ -232,7 +232,7 @@ _ABLATION: tuple[tuple[str, Mapping[str, Any] | str, str], ...] = (
             "reward.uncertainty": "ensemble_variance",
             "reward.references": "none",
         },
-        "the world model's reward and variance, same tracker",
+        "own r̂ and the ensemble's variance, same tracker",
     ),
     (
         "population_mean",
@@ -334,7 +334,7 @@ def _readings(dataset: str) -> Iterable[Row]:
     yield Row("constant_denominator", "darlr", changes, note, against="darlr")
 
 
-# (method 5): the ranges that the paper searched, and wider.
+# The ranges that the paper searched, and wider.
 _K_SEL = {
     "coat": (2, 5, 10, 20, 30, 40, 80, 160),
     "kuairec": (2, 5, 10, 20, 30, 40, 80, 160),
@@ -443,7 +443,7 @@ def _exit_rule(dataset: str) -> Iterable[Row]:
 
 
 def _roler(dataset: str) -> Iterable[Row]:
-    """ROLeR's printed gain taken apart (method 9): four switches, all combinations.
+    """ROLeR's printed gain taken apart: four switches, all combinations.
 
     Which table is paid, which tracker reads the state, whether its item vectors are
     drawn anew, and whether the ensemble's variance is a penalty, weighted as DORL's.

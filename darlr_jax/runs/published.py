@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -9,19 +10,22 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from darlr_jax.config import EnvironmentConfig, ExperimentConfig
+from darlr_jax.config import DatasetConfig, EnvironmentConfig, ExperimentConfig
 from darlr_jax.presets import preset
+from darlr_jax.runs.columns import SCORE
 from darlr_jax.runs.directory import RunError
 
-_SCORE = "NX_0_R_tra"  # mean over all epochs
-
-# What was wrong with the code that made a published row (protocol 10.2, B5 to B7); ours
-# are right, and so no reproductions: docs/deviations.md.
+# What a line about the evaluation says where the published matrix was not at hand: no
+# return under another may stand beside a published one (docs/data.md, section 1).
+_COMPLETED_HERE = "our completion"
+# What was wrong with the code that made a published row (protocol 10.2); ours are
+# right, and so no reproductions: docs/deviations.md.
 _FAULTS = {
     "sqn": "acts by the argmax of Q, under the mask a constant order of items",
     "bcq": "the mask is NaN and both heads are softmaxed: one list for everybody",
     "cql": "under the mask a constant order of items",
     "crr": "logits under a mask of probabilities: uniform after the first item",
+    "ucb": "the confidence bound is left out once an item is masked",
 }
 
 
@@ -35,18 +39,27 @@ class PublishedScores:
           RunError: a file is missing or lacks a column.
         """
         folder = pathlib.Path(folder)
-        columns = ["dataset", "method", _SCORE, "exit_window"]
+        columns = ["dataset", "method", SCORE, "exit_window"]
         names = ("scores.csv", "exit_sweep.csv")
         self._tables = [_read(folder / name, columns) for name in names]
-        curve_columns = ["dataset", "method", "epoch", _SCORE]
+        curve_columns = ["dataset", "method", "epoch", SCORE]
         self._curves = _read(folder / "curves.csv", curve_columns)
 
-    def score(self, method: str | None, config: ExperimentConfig) -> float:
+    def score(
+        self, method: str | None, config: ExperimentConfig, truth: str | None = None
+    ) -> float:
         """The published score that may stand beside a run of `config`; NaN without any.
 
         It is of the main table or else of the sweep, of a run that let users leave as
         `config` does: at the same exit window, or at any where nobody leaves early.
-        Beside a twin, and what is called as no method, stands none.
+        Beside runs on other data (a twin, a part of the log, another label), in longer
+        or shorter sessions or paid by a matrix that was completed here stands none, and
+        none beside what is called as no method.
+
+        Args:
+          method: as the published table calls it.
+          config: of the run.
+          truth: which matrix paid its evaluation, where the run says so.
 
         Raises:
           RunError: the main table has several.
@@ -56,30 +69,37 @@ class PublishedScores:
             name = config.dataset.name
             raise RunError(f"scores.csv: {len(main)} rows of {method} on {name}")
         for rows in (main, sweep):
-            alike = _alike(rows, config)
+            alike = _alike(rows, config, truth)
             if not alike.empty:
-                return float(alike.iloc[0][_SCORE])
+                return float(alike.iloc[0][SCORE])
         return math.nan
 
-    def curve(self, method: str | None, config: ExperimentConfig) -> pd.Series | None:
+    def curve(
+        self, method: str | None, config: ExperimentConfig, truth: str | None = None
+    ) -> pd.Series | None:
         """Epoch -> NX_0 R_tra of the main table's run, where `score` may be of that.
 
         None where no curve is kept.
         """
         main = _of(self._tables[0], method, config)
         curves = _of(self._curves, method, config)
-        if curves.empty or _alike(main, config).empty:
+        if curves.empty or _alike(main, config, truth).empty:
             return None
-        return curves.set_index("epoch")[_SCORE]
+        return curves.set_index("epoch")[SCORE]
 
 
 def faults(methods: Iterable[str]) -> list[str]:
-    """A sentence a method whose published row comes from faulty code; each once."""
-    return [
-        f"The published row of {method} is of faulty code ({_FAULTS[method]}): "
-        "docs/deviations.md."
+    """A sentence about those whose published row comes from faulty code, if any."""
+    named = [
+        f"{method} ({_FAULTS[method]})"
         for method in dict.fromkeys(methods)
         if method in _FAULTS
+    ]
+    if not named:
+        return []
+    return [
+        f"Published rows that come from faulty code (docs/deviations.md): "
+        f"{'; '.join(named)}."
     ]
 
 
@@ -101,15 +121,27 @@ def _of(
     return table[(table["dataset"] == dataset) & (table["method"] == method)]
 
 
-def _alike(rows: pd.DataFrame, config: ExperimentConfig) -> pd.DataFrame:
-    """Those that let users leave as `config` does; none where that is of a twin."""
-    published = preset(config.dataset.name, config.method).environment
-    rule = _exit_rule(config.environment)
-    if config.dataset.twin or rule != _exit_rule(published):
+def _alike(
+    rows: pd.DataFrame, config: ExperimentConfig, truth: str | None
+) -> pd.DataFrame:
+    """Those that let users leave as `config` does; none where that pays otherwise."""
+    published = preset(config.dataset.name, config.method)
+    rule, session = _exit_rule(config.environment), config.environment.max_turn
+    if (
+        not _same_data(config.dataset, published.dataset)
+        or session != published.environment.max_turn
+        or rule != _exit_rule(published.environment)
+        or _COMPLETED_HERE in (truth or "")
+    ):
         return rows[:0]
     if rule is None:
         return rows
     return rows[rows["exit_window"] == config.environment.exit_window]
+
+
+def _same_data(dataset: DatasetConfig, published: DatasetConfig) -> bool:
+    """Whether they are read alike; how a missing matrix is completed says the truth."""
+    return dataclasses.replace(dataset, completion=published.completion) == published
 
 
 def _exit_rule(environment: EnvironmentConfig) -> tuple[str, float] | None:

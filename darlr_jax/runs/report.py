@@ -12,6 +12,7 @@ import pandas as pd
 
 from darlr_jax.config import ExperimentConfig, flatten
 from darlr_jax.runs import claims, pages, plots
+from darlr_jax.runs.columns import ALL_USERS, SCORE
 from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
@@ -43,8 +44,6 @@ from darlr_jax.runs.plans import Plan, Row
 from darlr_jax.runs.progress import clock
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.results import (
-    ALL_USERS,
-    SCORE,
     FinishedRun,
     cell,
     epoch_mean,
@@ -73,6 +72,7 @@ def run_report(run_dir: str | os.PathLike[str], published: PublishedScores) -> s
         config,
         load_metrics(path, without=[failure["seed"] for failure in failed]),
         "",
+        truth=record.get("ground_truth"),
     )
     body = [
         f"<h1>{pages.esc(_name(outcome))}</h1>",
@@ -243,7 +243,7 @@ def _cards(outcome: Outcome, published: PublishedScores) -> str:
     first = f"NX_0 R_tra, mean over epochs{student}"
     cards = [_card(interval(score), first, "card main")]
     config = outcome.config
-    theirs = published.score(config.method, config)
+    theirs = published.score(config.method, config, outcome.truth)
     if not math.isnan(theirs):
         difference = float(score.mean()) - theirs
         cards.append(
@@ -511,8 +511,8 @@ def _score_figure(outcome: Outcome, published: PublishedScores) -> Any | None:
         return None
     axis, config = figure.subplots(), outcome.config
     draw_score(axis, _metrics(outcome))
-    curve = published.curve(config.method, config)
-    score = published.score(config.method, config)
+    curve = published.curve(config.method, config, outcome.truth)
+    score = published.score(config.method, config, outcome.truth)
     if curve is not None:
         label = "published (moving mean of 11)"
         draw_published_curve(axis, curve, label, COLOURS[1])
@@ -566,7 +566,9 @@ def _provenance(record: Mapping[str, Any]) -> str:
 def _run_details(finished: FinishedRun) -> str:
     run, record = RunDirectory(finished.path), finished.record
     row = Row(finished.name, finished.config.method)
-    outcome = Outcome(row, finished.config, finished.metrics, "")
+    outcome = Outcome(
+        row, finished.config, finished.metrics, "", truth=finished.ground_truth
+    )
     tables = [
         _measured(_calibration(run, finished.config))
         if run.calibration.exists()

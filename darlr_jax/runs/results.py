@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from darlr_jax.config import ExperimentConfig
+from darlr_jax.runs.columns import ALL_USERS, MODES, SCORE
 from darlr_jax.runs.directory import (
     RunDirectory,
     RunError,
@@ -30,10 +31,6 @@ from darlr_jax.runs.directory import (
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.statistics import Interval
 from darlr_jax.runs.writers import require_agreement
-
-MODES = ("FB", "NX_0", "NX_10")
-SCORE = "NX_0_R_tra"
-ALL_USERS = "NX_0_all_users_R_tra"  # SCORE, of every user instead of 100 drawn ones
 
 # Student's t, 97.5 %, for 1 to 10 degrees of freedom; beyond, `_t_quantile` expands.
 _T_975 = (
@@ -145,16 +142,19 @@ def require_whole(run_dir: str | os.PathLike[str]) -> None:
     """
     run = RunDirectory(run_dir)
     record = read_json(run.run_file)
-    remedy = "mend the cause and run it again with --overwrite, or take it away"
     if failed := record.get("failed_seeds"):
         first = failed[0]
         raise RunError(
             f"{run.path}: {len(failed)} of {len(record['seeds'])} seeds failed (seed "
             f"{first['seed']}: {first['term']} is {first['value']} in epoch "
-            f"{first['epoch']}); {remedy}"
+            f"{first['epoch']}); mend the cause and run it again with --overwrite, or "
+            "take it away"
         )
     if record.get("status") == "failed":
-        raise RunError(f"{run.path}: the run failed; {remedy}")
+        raise RunError(
+            f"{run.path}: the run failed; mend the cause and run the same command "
+            "again, which continues it, or take it away"
+        )
 
 
 def published_score(metrics: pd.DataFrame) -> pd.Series:
@@ -216,7 +216,7 @@ def summary_table(
     if published is None:
         return table
     table["published"] = [
-        published.score(run.config.method, run.config) for run in runs
+        published.score(run.config.method, run.config, run.ground_truth) for run in runs
     ]
     table["difference"] = table["NX_0 R_tra"] - table["published"]
     return table

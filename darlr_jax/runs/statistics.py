@@ -21,6 +21,7 @@ import numpy as np
 
 SAMPLES = 10_000  # resamples: the ends then move by about 1 % of the width
 LEVEL = 0.95
+_SEED = 0  # of the resampling: the same runs always have the same interval
 
 Strata = Sequence[Sequence[float] | np.ndarray]  # one a data set, `[runs]` each
 Statistic = Callable[[np.ndarray], np.ndarray]  # [..., runs] -> [...]
@@ -56,7 +57,6 @@ def bootstrap(
     statistic: Statistic = mean,
     *,
     samples: int = SAMPLES,
-    seed: int = 0,
 ) -> Interval:
     """`statistic` of all runs together, with its stratified percentile interval.
 
@@ -66,7 +66,6 @@ def bootstrap(
       strata: the scores of the runs, finite, by stratum.
       statistic: over the last axis; sees the runs of all strata side by side.
       samples: resamples.
-      seed: of the resampling.
 
     Raises:
       ValueError: a stratum is empty or holds a number that is not finite.
@@ -76,17 +75,13 @@ def bootstrap(
     value = float(statistic(np.concatenate(groups)))
     if min(len(group) for group in groups) < 2:
         return Interval(value, math.nan, math.nan, runs)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     drawn = [_resample(rng, group, samples) for group in groups]
     return Interval(value, *_ends(statistic(np.concatenate(drawn, axis=-1))), runs)
 
 
 def paired_difference(
-    first: Mapping[int, float],
-    second: Mapping[int, float],
-    *,
-    samples: int = SAMPLES,
-    seed: int = 0,
+    first: Mapping[int, float], second: Mapping[int, float]
 ) -> Interval:
     """Mean of `first - second` over the seeds that both have.
 
@@ -100,11 +95,11 @@ def paired_difference(
     if not common:
         raise ValueError("no seed in common")
     differences = [first[key] - second[key] for key in common]
-    return bootstrap([differences], samples=samples, seed=seed)
+    return bootstrap([differences])
 
 
 def probability_of_improvement(
-    first: Strata, second: Strata, *, samples: int = SAMPLES, seed: int = 0
+    first: Strata, second: Strata, *, samples: int = SAMPLES
 ) -> Interval:
     """How often a run of `first` beats one of `second`: Mann-Whitney's U, scaled.
 
@@ -122,7 +117,7 @@ def probability_of_improvement(
     runs = min(sum(map(len, left)), sum(map(len, right)))
     if min(len(group) for group in (*left, *right)) < 2:
         return Interval(value, math.nan, math.nan, runs)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     drawn = [
         _wins(_resample(rng, x, samples), _resample(rng, y, samples))
         for x, y in zip(left, right, strict=True)

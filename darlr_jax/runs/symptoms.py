@@ -4,7 +4,7 @@ Each rule follows one seed epoch by epoch and keeps a few numbers of what it has
 So an epoch costs the same however many there were, and a resumed run, whose rules are
 shown its rows again, finds what the uninterrupted one found. The thresholds are ours.
 They were set on runs of the published protocol on Coat, where they name the selector's
-reward hacking (method 10) and, of 27 recommenders' critics, none. That the published
+reward hacking and, of 27 recommenders' critics, none. That the published
 recommenders, which are not paid for entropy, become deterministic is true of nearly all
 of them, and said.
 """
@@ -16,6 +16,8 @@ import collections
 import math
 from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
+
+from darlr_jax.runs.columns import ALL_USERS, SCORE
 
 # A rule holds where what it looks for has lasted for so many epochs, or is a mean of so
 # many: a score has noise.
@@ -33,7 +35,7 @@ INFLATED = 2.0  # inflation, in units of the first epoch's
 NOTICEABLE = 0.05  # of the mean estimate; a smaller rise of the inflation is none
 IMPROVED = 1.01  # score, in units of the mean of the first epochs
 
-_SCORES = ("NX_0_all_users_R_tra", "NX_0_R_tra")  # the first that a run has
+_SCORES = (ALL_USERS, SCORE)  # the first that a run has
 LENGTH = "FB_len_tra"  # repeats allowed and users leave: the rules of training
 _AGENTS = ("recommender", "selector")
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from darlr_jax.files import replacing
+from darlr_jax.runs.columns import MODES
 from darlr_jax.runs.directory import RunDirectory, RunError, read_text
 
 Row = Mapping[str, float | int]
@@ -18,7 +19,6 @@ Row = Mapping[str, float | int]
 _REMEDY = "one of the two is damaged: restore it, or start anew with --overwrite"
 
 # Published metrics first, in this order; the rest follow by name.
-_MODES = ("FB", "NX_0", "NX_10")
 _METRICS = ("R_tra", "len_tra", "R_each", "CV", "CV_turn", "MCD")
 
 
@@ -36,8 +36,8 @@ def metric_rows(
       epoch: which one.
       seconds: what the epoch took for all seeds together.
     """
-    published = [f"{mode}_{metric}" for mode in _MODES for metric in _METRICS]
-    published += [f"{mode}_all_users_R_tra" for mode in _MODES]
+    published = [f"{mode}_{metric}" for mode in MODES for metric in _METRICS]
+    published += [f"{mode}_all_users_R_tra" for mode in MODES]
     names = [name for name in published if name in metrics]
     names += sorted(set(metrics) - {"epoch", "env_steps"} - set(names))
     rows: list[Row] = []
@@ -100,8 +100,8 @@ class MetricsWriter:
         Raises:
           RunError: a line is malformed.
         """
-        lines = _whole_lines(self._jsonl)
-        return [_numbers(_json_row(line)) for line in lines]
+        file = self._jsonl
+        return [_numbers(_json_row(line, file)) for line in _whole_lines(file)]
 
     def truncate_after(self, epoch: int) -> None:
         """Drops the rows of later epochs, and a last line that was cut short.
@@ -117,7 +117,9 @@ class MetricsWriter:
         kept = [line for line in lines if self._epoch_of(line, columns) <= epoch]
         last = self._epoch_of(kept[-1], columns) if kept else 0
         json_kept = [
-            line for line in _whole_lines(self._jsonl) if _json_epoch(line) <= epoch
+            line
+            for line in _whole_lines(self._jsonl)
+            if _json_epoch(line, self._jsonl) <= epoch
         ]
         if last != epoch or len(json_kept) != len(kept):
             raise RunError(
@@ -131,9 +133,6 @@ class MetricsWriter:
         _rewrite(self._jsonl, json_kept)
         self._columns = columns if kept else None
         self._last_epoch = last if kept else None
-
-    def close(self) -> None:
-        """Does nothing: no file is held open between epochs."""
 
     def _start(self, row: Row) -> None:
         for file in (self._csv, self._jsonl):
@@ -219,17 +218,18 @@ def _json_line(columns: Sequence[str], cells: Sequence[str]) -> str:
     return "{" + ", ".join(fields) + "}"
 
 
-def _json_row(line: str) -> dict[str, float | None]:
+def _json_row(line: str, file: pathlib.Path) -> dict[str, float | None]:
+    """The row in a line of metrics.jsonl, `file`, which an error names."""
     try:
         row: dict[str, float | None] = json.loads(line)
         int(row["epoch"] or 0)
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"metrics.jsonl: malformed line {line!r}") from error
+        raise RunError(f"{file}: malformed line {line!r}") from error
     return row
 
 
-def _json_epoch(line: str) -> int:
-    return int(_json_row(line)["epoch"] or 0)
+def _json_epoch(line: str, file: pathlib.Path) -> int:
+    return int(_json_row(line, file)["epoch"] or 0)
 
 
 def _numbers(row: Mapping[str, float | None]) -> dict[str, float]:

@@ -26,9 +26,9 @@ def results(tmp_path):
     """A folder of results, and how runs get into it: method and matrix."""
     shutil.copytree(ROOT / "results" / "published", tmp_path / "published")
 
-    def write(method, matrix, changes=None, name=None, gain=0.0):
+    def write(method, matrix, changes=None, name=None, gain=0.0, folder="coat"):
         config = replace(preset("coat", method), changes or {})
-        with open_run(tmp_path / "raw" / "coat" / (name or method), config) as run:
+        with open_run(tmp_path / "raw" / folder / (name or method), config) as run:
             run.update(ground_truth=matrix)
             writer = MetricsWriter(run)
             for epoch in range(1, 5):
@@ -36,7 +36,6 @@ def results(tmp_path):
                 for row in rows:
                     row["NX_0_all_users_R_tra"] += gain * (1 + row["seed"])
                 writer.write(rows)
-            writer.close()
 
     write.root = tmp_path
     return write
@@ -63,6 +62,24 @@ def test_two_matrices_make_no_table(results):
     results("mbpo", "an invented matrix")
     results("darlr", "another")
 
+    with pytest.raises(RunError, match="paid by 2 test matrices"):
+        make_tables.files_of(results.root, "coat")
+
+
+def test_claims_have_the_reservations_of_the_rows(results):
+    for method in ("mbpo", "roler", "sqn"):
+        results(method, "an invented matrix")
+
+    lines = make_tables.files_of(results.root, "coat")["tables/coat_claims.md"]
+
+    assert "| mbpo less sqn " in lines
+    assert "\n\nEvaluation pays: an invented matrix.\n" in lines
+    assert "faulty code (docs/deviations.md): sqn (" in lines
+
+
+def test_repeats_are_paid_by_the_same_matrix(results):
+    for folder, matrix in (("coat", "an invented matrix"), ("coat_repeat", "another")):
+        results("mbpo", matrix, folder=folder)
     with pytest.raises(RunError, match="paid by 2 test matrices"):
         make_tables.files_of(results.root, "coat")
 

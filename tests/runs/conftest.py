@@ -40,7 +40,6 @@ def write_run(tmp_path):
             writer = MetricsWriter(run)
             for epoch in range(1, epochs + 1):
                 writer.write([metrics_row(seed, epoch) for seed in seeds])
-            writer.close()
         return run.path
 
     return write

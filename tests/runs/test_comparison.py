@@ -8,10 +8,14 @@ import math
 import pathlib
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from darlr_jax.config import CompletionConfig
+from darlr_jax.data.completion import complete
 from darlr_jax.runs import formats
+from darlr_jax.runs.columns import ALL_USERS
 from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
@@ -26,7 +30,6 @@ from darlr_jax.runs.figures import draw_plan
 from darlr_jax.runs.plans import Row, make_plan, row_config
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.results import (
-    ALL_USERS,
     mean_and_interval,
     read_run,
     to_markdown,
@@ -126,6 +129,33 @@ def test_changed_rows_and_twins_have_no_published_score_or_curve():
     for method, config in ((None, changed.config), ("dorl", twin.config)):
         assert math.isnan(PUBLISHED.score(method, config))
         assert PUBLISHED.curve(method, config) is None
+
+
+@pytest.mark.parametrize(
+    ("dataset", "changes"),
+    [
+        ("coat", {"dataset.validation.share": 0.3}),
+        ("coat", {"dataset.thinning.share": 0.1}),
+        ("coat", {"environment.max_turn": 10}),
+        ("kuairand", {"dataset.kuairand.label": "is_like"}),
+        ("kuairec", {"dataset.kuairec.reward_cap": 1.0}),
+    ],
+)
+def test_a_run_that_is_paid_otherwise_does_not_stand_beside(dataset, changes):
+    row = Row("mbpo", "mbpo")
+    assert not math.isnan(PUBLISHED.score("mbpo", row_config(row, dataset)))
+    assert math.isnan(PUBLISHED.score("mbpo", row_config(row, dataset, changes)))
+
+
+def test_nor_does_a_run_paid_by_a_matrix_that_was_completed_here():
+    config = row_config(Row("mbpo", "mbpo"), "kuairand")
+    theirs = "KuaiRand-Pure kuairand_is_click.csv, the published completion"
+    assert not math.isnan(PUBLISHED.score("mbpo", config, theirs))
+    users, items = np.divmod(np.arange(60), 3)
+    rewards = (np.arange(60) % 2.0).astype(np.float32)
+    seen = (users, items, rewards, np.ones(60, np.float32), (20, 3))
+    ours = complete(*seen, CompletionConfig(), low=0.0, high=1.0)
+    assert math.isnan(PUBLISHED.score("mbpo", config, f"KuaiRand, {ours.description}"))
 
 
 def with_window(dataset, window):
@@ -354,10 +384,10 @@ def test_rows_on_another_fit_of_the_same_world_model_are_named():
         ("random", config, None),
     ]
 
-    alone, another = refits(fits)
+    (said,) = refits(fits)
 
-    assert alone.endswith(": mbpo.") and another.endswith(": gt.")
-    assert "another fit of the same world model" in alone
+    assert said.startswith("Of the same world model, but of another fit")
+    assert said.endswith(": mbpo; of a further one: gt.")
     assert not refits(fits[1:5]) and not refits([])
 
 

@@ -71,7 +71,6 @@ def test_table(tmp_path, steps, pace):
             rows = [metrics_row(seed, epoch) for seed in (0, 1)]
             extra = {"seconds": 4.0, "env_steps": epoch * steps}
             writer.write([row | extra for row in rows])
-        writer.close()
     (row,) = costs_table([read_run(tmp_path / "mbpo")]).to_dict("records")
     assert row.pop("1,000 transitions/s") == pytest.approx(pace, nan_ok=True)
     assert math.isnan(row.pop("device MiB"))

@@ -32,7 +32,6 @@ def write(tmp_path):
                 writer = MetricsWriter(run)
                 for epoch in range(1, 5):
                     writer.write([metrics_row(seed, epoch) for seed in (0, 1)])
-                writer.close()
 
     rows.folder = tmp_path
     return rows

@@ -90,7 +90,6 @@ def test_epochs_are_whole_and_points_of_two_axes_apart(tmp_path, figures):
     run = RunDirectory(tmp_path)
     writer = MetricsWriter(run)
     writer.write([metrics_row(seed, 1) | EVERYTHING for seed in (0, 1)])
-    writer.close()
     panels.plot_curves(tmp_path)
     axes = figures[0].axes
     for axis in axes:

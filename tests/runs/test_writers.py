@@ -46,7 +46,6 @@ def test_worked_example(run):
     writer = MetricsWriter(run)
     writer.write([{"seed": 0, "epoch": 1, "loss": 0.25, "MCD": math.nan}])
     writer.write([{"MCD": 2, "loss": -1e-9, "epoch": 2, "seed": 0}])
-    writer.close()
     assert run.metrics_csv.read_text() == (
         "seed,epoch,loss,MCD\n0,1,0.25,\n0,2,-1e-09,2\n"
     )
@@ -195,8 +194,11 @@ def test_malformed_line_is_named(run, line):
 def test_malformed_json_line_is_named(run):
     write_epochs(run, last=1)
     run.metrics_jsonl.write_text('{"seed": 0}\n')
-    with pytest.raises(RunError, match=r"metrics\.jsonl: malformed line"):
-        MetricsWriter(run).truncate_after(1)
+    for read in (MetricsWriter(run).rows, lambda: MetricsWriter(run).truncate_after(1)):
+        with pytest.raises(RunError) as error:
+            read()
+        named = f"{run.metrics_jsonl}: malformed line "
+        assert str(error.value).startswith(named)
 
 
 def test_rows_are_read_back_as_they_were_written(tmp_path):
