@@ -161,7 +161,10 @@ def _joined_states(pieces: Sequence[Piece], experiment: Experiment) -> Any:
     states = []
     for piece in pieces:
         example = init_seeds(experiment, piece.identity.seeds)
-        with Checkpointer(piece.run.checkpoints, identity=piece.identity) as stored:
+        with (
+            piece.run.reading(),
+            Checkpointer(piece.run.checkpoints, identity=piece.identity) as stored,
+        ):
             states.append(stored.restore(example, piece.epochs))
     order = np.argsort([seed for piece in pieces for seed in piece.identity.seeds])
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *states)

@@ -25,6 +25,7 @@ from darlr_jax.experiment import (
 )
 from darlr_jax.runs.checkpoint import Checkpointer
 from darlr_jax.runs.directory import (
+    Identity,
     RunDirectory,
     RunError,
     load_identity,
@@ -211,16 +212,21 @@ def restore(
       DataError: data are missing or malformed.
     """
     identity, run = load_identity(path), RunDirectory(path)
-    if run.status() == "running":  # opening its checkpoints would disturb it
-        raise RunError(f"{path}: is being trained; read it when that has ended")
-    if not any(entry.name.isdecimal() for entry in run.checkpoints.glob("*")):
-        raise RunError(f"{path}: has no checkpoint, as copies of a run's metrics")
     cache = cli.private_folder(pathlib.Path(cache_dir or cli.users_cache()))
     folders = preparation.Folders(pathlib.Path(data_dir) if data_dir else None, cache)
+    with run.reading():
+        return _restore(run, identity, folders)
+
+
+def _restore(
+    run: RunDirectory, identity: Identity, folders: preparation.Folders
+) -> Restored:
+    if not any(entry.name.isdecimal() for entry in run.checkpoints.glob("*")):
+        raise RunError(f"{run.path}: has no checkpoint, as copies of a run's metrics")
     dataset = preparation.prepare(identity.config.dataset, folders, say)
     if dataset.sources != identity.data:
-        raise RunError(f"{path}: was made of other data than these")
-    experiment = prepare(dataset, identity.config, cache).experiment
+        raise RunError(f"{run.path}: was made of other data than these")
+    experiment = prepare(dataset, identity.config, folders.cache_dir).experiment
     example = init_seeds(experiment, identity.seeds)
     with Checkpointer(run.checkpoints, identity=identity) as stored:
         return Restored(dataset, experiment, stored.restore(example))

@@ -49,6 +49,10 @@ class RunError(RuntimeError):
     """A run directory that cannot be used; one line: which, why, and what to do."""
 
 
+class RunInUse(RunError):
+    """Another process writes to a run directory."""
+
+
 class Identity(NamedTuple):
     """What makes two runs the same experiment."""
 
@@ -258,6 +262,30 @@ class RunDirectory:
             raise RunError(f"{self.run_file}: has no status")
         return "killed" if status == "running" and not self._in_use() else status
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keeps writers out: opening the checkpoints of a run under way disturbs it.
+
+        Raises:
+          RunInUse: somebody writes to it.
+          RunError: its lock cannot be read.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                lock = stack.enter_context(open(self.path / _LOCK, "rb"))
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except FileNotFoundError:
+                pass  # copied without its lock: nobody writes to a copy
+            except BlockingIOError as error:
+                raise RunInUse(
+                    f"{self.path}: is being trained; read it when that has ended"
+                ) from error
+            except OSError as error:
+                raise RunError(
+                    f"{self.path / _LOCK}: cannot be read ({error.strerror})"
+                ) from error
+            yield
+
     def has_begun(self) -> bool:
         """Whether there is a run, or files of something else.
 
@@ -350,17 +378,10 @@ class RunDirectory:
     def _in_use(self) -> bool:
         """Whether a process, this one included, writes to the directory."""
         try:
-            with open(self.path / _LOCK, encoding="utf-8") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+            with self.reading():
+                return False
+        except RunInUse:
             return True
-        except FileNotFoundError:
-            return False  # copied without its lock: nobody writes to a copy
-        except OSError as error:
-            raise RunError(
-                f"{self.path / _LOCK}: cannot be read ({error.strerror})"
-            ) from error
-        return False
 
     def _earlier_session(
         self, resume: Resume, overwrite: bool

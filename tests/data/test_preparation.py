@@ -336,7 +336,7 @@ def test_fields_of_the_data_set_count(
 def test_another_version_counts(data_dir, is_read_anew, monkeypatch):
     put_all("coat", data_dir)
     assert is_read_anew(configure("coat"))
-    monkeypatch.setattr(preparation, "VERSION", preparation.VERSION + 1)
+    monkeypatch.setitem(preparation.VERSIONS, "coat", 2)
     assert is_read_anew(configure("coat"))
 
 

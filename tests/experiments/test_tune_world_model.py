@@ -228,7 +228,9 @@ def test_where_every_other_diverges_the_reference_is_chosen(
 
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
     assert set(scores.loc[scores["epochs"] > 0, "candidate"]) == {search.UNCHANGED}
-    assert "negative_weight" not in out
+    *_, left_out, chosen = out.splitlines()
+    assert left_out == "left out, as they diverge: negative_weight=0.0"
+    assert "negative_weight" not in chosen
 
 
 def test_rows_that_rank_nothing_are_refused_before_any_fit(tune, monkeypatch):

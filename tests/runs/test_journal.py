@@ -105,6 +105,7 @@ def test_a_session_goes_on_with_what_its_checkpoint_knows(tmp_path, done, marked
         go(journal, 1, **loss(1, 2, 3))
         go(journal, 2, **loss(1, math.nan, 3))
         go(journal, 3, **loss(1, 2, math.nan))
+        run.close("interrupted")
     with open_run(tmp_path, seeds=SEEDS) as run:
         journal, said = journal_of(run, done)
         assert [entry["seed"] for entry in record(run)["failed_seeds"]] == marked
@@ -127,6 +128,7 @@ def test_a_warning_is_said_once_a_run_and_noted_of_each_seed(tmp_path):
         for epoch in range(1, 7):
             go(journal, epoch, recommender_entropy=entropy(epoch))
         assert len(said) == 1
+        run.close("interrupted")
     with open_run(tmp_path, seeds=SEEDS) as run:
         journal, said = journal_of(run, done=6)
         go(journal, 7, recommender_entropy=entropy(7))

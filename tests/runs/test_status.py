@@ -48,6 +48,18 @@ time.sleep(600)
 """
 
 
+def test_a_run_that_is_read_is_not_written_to(tmp_path):
+    run = open_run(tmp_path)
+    with pytest.raises(RunError, match="is being trained"), run.reading():
+        pass
+    run.close()
+    with run.reading(), run.reading():
+        assert status_of(tmp_path) == "finished"
+        with pytest.raises(RunError, match="in use by another process"):
+            open_run(tmp_path)
+    open_run(tmp_path).close()
+
+
 def test_of_a_run_whose_process_is_killed(tmp_path):
     open_run(tmp_path).close()
     command = [sys.executable, "-c", _OWNER, str(tmp_path)]

@@ -127,13 +127,18 @@ def read_kuairec(folder: pathlib.Path) -> Facts:
     found: Facts = {"feature tags": tags + 1}
     for name, rows in matrices.items():
         blank = ("", "NaN", "nan", "NULL", "null")
-        times = ["0" if time in blank else time for time in rows["timestamp"]]
+        times = numbers([t if t not in blank else "0" for t in rows["timestamp"]])
+        of_user = positions(rows["user_id"], users)
+        order = np.arange(len(times))
+        for user in set(of_user) if name == "log" else ():  # in order, on her places
+            places = np.flatnonzero(of_user == user)
+            order[places] = places[np.argsort(times[places], kind="stable")]
         found |= log_of(
             name,
-            positions(rows["user_id"], users),
-            positions(rows["video_id"], ids),
-            np.minimum(numbers(rows["watch_ratio"]), 5.0),
-            np.floor(numbers(times)),
+            of_user[order],
+            positions(rows["video_id"], ids)[order],
+            np.minimum(numbers(rows["watch_ratio"]), 5.0)[order],
+            np.floor(times[order]),
         )
     return found
 
