@@ -63,6 +63,7 @@ def to_svg(figure: Any, name: str) -> str:
     text = re.sub(
         _COORDINATES, lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), text
     )
+    text = re.sub(r"\n +", "\n", text)  # a page is read through a browser
     return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
 
 
