@@ -79,6 +79,13 @@ class Run:
         while words not in self.said:
             assert self.wait(0.02) is None, self.said
 
+    def wait_for_checkpoint(self) -> None:
+        """Returns when its first checkpoint is whole, which may be epochs later."""
+        while not any(
+            entry.name.isdecimal() for entry in self.workdir.glob("checkpoints/*")
+        ):
+            assert self.wait(0.02) is None, self.said
+
     def kill(self) -> None:
         """Ends it, wherever it is."""
         self._popen.send_signal(signal.SIGKILL)

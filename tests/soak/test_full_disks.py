@@ -53,7 +53,7 @@ def fill(folder: pathlib.Path) -> None:
 
 def test_a_disk_that_fills_up_while_policies_train(untouched, disk, tmp_path):
     run = Run(disk / "run", tmp_path / "cache")
-    run.wait_for("steps/s")
+    run.wait_for_checkpoint()
     fill(disk)
     message = run.fail()
     assert message.startswith(f"error: {disk / 'run'}/")
