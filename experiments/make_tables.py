@@ -40,8 +40,8 @@ from darlr_jax.runs.costs import costs_table
 from darlr_jax.runs.directory import RunError, writing
 from darlr_jax.runs.fields import in_words, own_changes, shared_changes
 from darlr_jax.runs.formats import to_csv
-from darlr_jax.runs.groups import Group, WholePlan, read_group
-from darlr_jax.runs.plan_tables import brief_text, plan_table, plan_texts
+from darlr_jax.runs.groups import Group, read_group
+from darlr_jax.runs.plan_tables import brief_text, plan_texts, whole_tables
 from darlr_jax.runs.published import PublishedScores, faults
 from darlr_jax.runs.report import results_report
 from darlr_jax.runs.results import FinishedRun, summary_table, to_markdown
@@ -158,9 +158,12 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
             tables[name] = _repeats_table(group, read_group(folder), second)
     if group.methods and group.others:
         tables[f"{dataset}_changed.md"] = _changed_table(group)
-    for whole in group.plans:
-        tables |= _plan_tables(whole, group, published)
-    page = results_report(group, published, AGAINST)
+    plans = whole_tables(group, published)
+    for table in plans:
+        texts = plan_texts(table) | {"_brief.md": brief_text(table)}
+        name = f"{dataset}_{table.plan.table}"
+        tables |= {name + end: text for end, text in texts.items()}
+    page = results_report(group, plans, published, AGAINST)
     return {f"tables/{name}": text for name, text in tables.items()} | {
         f"reports/{dataset}.html": page
     }
@@ -246,15 +249,6 @@ def _from_method(run: FinishedRun, method: FinishedRun | None) -> dict[str, Any]
         "± 95 % (t)": pair.half_width,
         "seeds ahead": pair.ahead,
     }
-
-
-def _plan_tables(
-    whole: WholePlan, group: Group, published: PublishedScores
-) -> dict[str, str]:
-    table = plan_table(whole.plan, whole.outcomes, published, group.truth)
-    texts = plan_texts(table) | {"_brief.md": brief_text(table)}
-    name = f"{group.name}_{whole.plan.table}"
-    return {name + end: text for end, text in texts.items()}
 
 
 def _notes(group: Group, runs: Sequence[FinishedRun]) -> list[str]:

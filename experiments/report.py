@@ -18,6 +18,7 @@ from darlr_jax.config import ConfigError, nearest_name
 from darlr_jax.files import replacing
 from darlr_jax.runs.directory import writing
 from darlr_jax.runs.groups import Group, read_group
+from darlr_jax.runs.plan_tables import whole_tables
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.report import results_report, run_report
 from experiments import cli
@@ -59,7 +60,8 @@ def main(argv: list[str]) -> None:
         page = run_report(folder, published)
     else:
         group = read_group(folder)
-        page = results_report(group, published, against(group))
+        tables = whole_tables(group, published)
+        page = results_report(group, tables, published, against(group))
     target = cli.user_path(OUTPUT.value or str(folder / "report.html"))
     with writing(target), replacing(target) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 from darlr_jax.runs.columns import ALL_USERS
-from darlr_jax.runs.comparison import Pair, paired
-from darlr_jax.runs.results import load_metrics
+from darlr_jax.runs.results import load_metrics, mean_and_interval
+from darlr_jax.runs.statistics import bootstrap
 
 ROOT = pathlib.Path(__file__).parent.parent
 RAW = ROOT / "results" / "raw"
@@ -99,71 +99,54 @@ def quoted(document: str) -> Iterator[Quoted]:
         )
 
 
-class Row(NamedTuple):
-    """A committed run."""
-
-    metrics: pd.DataFrame
-    scores: np.ndarray  # [epochs, seeds] mean over the epochs so far; NaN: no such seed
-
-
-def read_rows(groups: tuple[str, ...]) -> list[Row]:
+def read_rows(groups: tuple[str, ...]) -> list[np.ndarray]:
+    """[epochs, seeds] of each run: mean over the epochs so far; NaN: no such seed."""
     folders = itertools.chain.from_iterable((RAW / name).iterdir() for name in groups)
-    return [read_row(folder) for folder in sorted(folders)]
+    return [mean_so_far(load_metrics(folder)) for folder in sorted(folders)]
 
 
-def read_row(folder: pathlib.Path) -> Row:
-    metrics = load_metrics(folder)
+def mean_so_far(metrics: pd.DataFrame) -> np.ndarray:
     scores = metrics.pivot(index="epoch", columns="seed", values=ALL_USERS)
-    every_seed = scores.expanding().mean().reindex(columns=range(_SEEDS))
-    return Row(metrics, every_seed.to_numpy())
+    return scores.expanding().mean().reindex(columns=range(_SEEDS)).to_numpy()
 
 
-def mean_differences(rows: list[Row]) -> Iterator[tuple[Row, Row, float]]:
-    """Every pair of rows with a common seed, in one order, by `paired_scores`."""
-    for one, other in itertools.combinations(rows, 2):
-        epochs = min(len(one.scores), len(other.scores))
-        differences = one.scores[epochs - 1] - other.scores[epochs - 1]
-        if np.isfinite(differences).any():
-            yield one, other, float(np.nanmean(differences))
+def differences(rows: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """[common seeds] of every two rows, in either order, over the common epochs."""
+    for one, other in itertools.permutations(rows, 2):
+        last = min(len(one), len(other)) - 1
+        by_seed = one[last] - other[last]
+        if np.isfinite(by_seed).any():
+            yield by_seed[np.isfinite(by_seed)]
 
 
 def near(found: float, told: float, decimals: int) -> bool:
     return abs(found - told) <= 0.5 * 10.0**-decimals + _SLACK
 
 
-def agrees(pair: Pair, told: Quoted) -> bool:
-    """Whether a pair, in this order, is as told."""
+def true_of(by_seed: np.ndarray, told: list[Quoted]) -> list[Quoted]:
+    """Which of them a difference is, by the statistics of the tables."""
+    interval = bootstrap([by_seed.tolist()])
+    mean, half = mean_and_interval(by_seed.tolist())
+    ahead = f"{(by_seed > 0).sum()} of {by_seed.size}"
 
-    def both_near(ends: tuple[float, float], told_ends: tuple[float, float]) -> bool:
-        return all(map(near, ends, told_ends, (told.decimals,) * 2))
+    def is_as_told(figure: Quoted) -> bool:
+        ends = [*zip((interval.low, interval.high), figure.interval, strict=True)]
+        if figure.student is not None:
+            ends += zip((mean - half, mean + half), figure.student, strict=True)
+        as_near = all(near(end, told_end, figure.decimals) for end, told_end in ends)
+        return as_near and figure.ahead in (None, ahead)
 
-    value, half = pair.difference.value, pair.half_width
-    return (
-        near(value, told.value, told.decimals)
-        and both_near((pair.difference.low, pair.difference.high), told.interval)
-        and (
-            told.student is None
-            or both_near((value - half, value + half), told.student)
-        )
-        and (told.ahead is None or told.ahead == pair.ahead)
-    )
+    return [figure for figure in told if is_as_told(figure)]
 
 
-def true_of(one: Row, other: Row, told: list[Quoted]) -> list[Quoted]:
-    """Which of them two rows differ by, in either order."""
-    pairs = (paired(one.metrics, other.metrics), paired(other.metrics, one.metrics))
-    return [figure for figure in told if any(agrees(pair, figure) for pair in pairs)]
-
-
-def untold(differences: list[Quoted]) -> list[Quoted]:
+def untold(figures: list[Quoted]) -> list[Quoted]:
     """Those that are of no pair."""
-    left = list(differences)
+    left = list(figures)
     for groups in TOGETHER:
-        for one, other, mean in mean_differences(read_rows(groups)):
-            close = [
-                told for told in left if near(abs(mean), abs(told.value), told.decimals)
-            ]
-            true = true_of(one, other, close) if close else []
+        for by_seed in differences(read_rows(groups)):
+            mean = by_seed.mean()
+            close = [told for told in left if near(mean, told.value, told.decimals)]
+            true = true_of(by_seed, close) if close else []
             left = [told for told in left if told not in true]
     return left
 

@@ -17,6 +17,7 @@ from darlr_jax.runs.comparison import (
 )
 from darlr_jax.runs.fields import in_words, shared_changes
 from darlr_jax.runs.formats import to_csv, to_latex
+from darlr_jax.runs.groups import Group
 from darlr_jax.runs.plans import Plan
 from darlr_jax.runs.published import PublishedScores, faults
 from darlr_jax.runs.results import to_markdown
@@ -52,6 +53,14 @@ def plan_table(
     """Compares the rows of a plan, with each other and with what was published."""
     rows = comparison_table(outcomes, published)
     return PlanTable(plan, outcomes, rows, truth)
+
+
+def whole_tables(group: Group, published: PublishedScores) -> list[PlanTable]:
+    """Those of the plans of which every row is among a group's runs."""
+    return [
+        plan_table(whole.plan, whole.outcomes, published, group.truth)
+        for whole in group.plans
+    ]
 
 
 def plan_texts(table: PlanTable) -> dict[str, str]:

@@ -37,9 +37,9 @@ from darlr_jax.runs.figures import (
     legend,
     legend_beneath,
 )
-from darlr_jax.runs.groups import Group, WholePlan
+from darlr_jax.runs.groups import Group
 from darlr_jax.runs.panels import FIT, PANELS, Panel, draw_panel, draw_score
-from darlr_jax.runs.plan_tables import brief_notes, brief_table, plan_table
+from darlr_jax.runs.plan_tables import PlanTable, brief_notes, brief_table
 from darlr_jax.runs.plans import Plan, Row
 from darlr_jax.runs.progress import clock
 from darlr_jax.runs.published import PublishedScores
@@ -103,7 +103,10 @@ def run_report(run_dir: str | os.PathLike[str], published: PublishedScores) -> s
 
 
 def results_report(
-    group: Group, published: PublishedScores, against: str | None
+    group: Group,
+    tables: Sequence[PlanTable],
+    published: PublishedScores,
+    against: str | None,
 ) -> str:
     """The page of a group of runs.
 
@@ -112,17 +115,18 @@ def results_report(
 
     Args:
       group: the runs.
+      tables: of its plans, as of `whole_tables`.
       published: what stands beside them.
       against: the name of the run that those of the first table are paired with.
     """
     outcomes = group.outcomes(against)
-    plans = [whole for whole in group.plans if whole.plan.table != "main"]
+    tables = [table for table in tables if table.plan.table != "main"]
     body = [
         f"<h1>{pages.esc(group.name)}</h1>",
-        pages.note(_contents(group, plans)),
+        pages.note(_contents(group, tables)),
         *_overview(group, outcomes, published),
         *_claims(outcomes, published),
-        *(_plan_section(whole, group.truth, published) for whole in plans),
+        *(_plan_section(table, published) for table in tables),
         "<h2>Runs</h2>",
         *map(_run_details, group.runs),
     ]
@@ -168,10 +172,10 @@ _LEGEND = (
 # --- a group --------------------------------------------------------------------------
 
 
-def _contents(group: Group, plans: Sequence[WholePlan]) -> str:
+def _contents(group: Group, tables: Sequence[PlanTable]) -> str:
     said = f"{len(group.runs)} runs"
-    if plans:
-        titles = "; ".join(whole.plan.title for whole in plans)
+    if tables:
+        titles = "; ".join(table.plan.title for table in tables)
         said += f"; with tables of their own, beneath: {titles}"
     return f"{said}."
 
@@ -200,15 +204,12 @@ def _overview(
     ]
 
 
-def _plan_section(
-    whole: WholePlan, truth: str | None, published: PublishedScores
-) -> str:
+def _plan_section(table: PlanTable, published: PublishedScores) -> str:
     """Picture and table of a plan, with what its reader must know."""
-    table = plan_table(whole.plan, whole.outcomes, published, truth)
     notes = "".join(map(pages.note, brief_notes(table)))
     return (
-        f"<h2>{pages.esc(whole.plan.title)}</h2>"
-        f"{_plan_figure(whole.plan, whole.outcomes, published)}"
+        f"<h2>{pages.esc(table.plan.title)}</h2>"
+        f"{_plan_figure(table.plan, table.outcomes, published)}"
         f"{pages.table(brief_table(table))}{notes}"
     )
 

@@ -22,6 +22,7 @@ from darlr_jax.runs import pages
 from darlr_jax.runs.directory import RunDirectory, RunError, write_json
 from darlr_jax.runs.groups import read_group
 from darlr_jax.runs.jobs import directory_name
+from darlr_jax.runs.plan_tables import whole_tables
 from darlr_jax.runs.plans import make_plan, row_config
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.report import results_report, run_report
@@ -131,7 +132,7 @@ def test_the_page_of_a_group(run, write_run):
     pytest.importorskip("matplotlib")
     write_run("mbpo", method="mbpo")
     group = read_group(run.parent)._replace(name="coat <1>")
-    text = results_report(group, PUBLISHED, "mbpo")
+    text = results_report(group, whole_tables(group, PUBLISHED), PUBLISHED, "mbpo")
     page = Page(text)
     assert "script" not in page.tags
     assert len(set(page.ids)) == len(page.ids)
@@ -149,7 +150,7 @@ def test_the_page_of_a_group_of_one_plan_has_its_table_alone(tmp_path):
         with open_run(tmp_path / directory_name(row), config) as run:
             MetricsWriter(run).write([metrics_row(seed, 1) for seed in (0, 1)])
     group = read_group(tmp_path)
-    text = results_report(group, PUBLISHED, "mbpo")
+    text = results_report(group, whole_tables(group, PUBLISHED), PUBLISHED, "mbpo")
     assert f"<h2>{plan.title}</h2>" in text
     assert "<h2>Table</h2>" not in text
     assert "No picture" not in text
@@ -244,8 +245,9 @@ def test_what_a_run_has_not_recorded_is_said(run):
         assert f"<p class='absent'>{name}: not recorded (" in text
     assert "Dynamic uncertainty (uncertainty_first, uncertainty_repeat)" in text
     assert "<td>peak memory, host</td><td class='value'>not recorded</td>" in text
-    group = results_report(read_group(run.parent), PUBLISHED, "mbpo")
-    assert "<p class='absent'>calibration.json: not recorded (" in group
+    group = read_group(run.parent)
+    text = results_report(group, [], PUBLISHED, "mbpo")
+    assert "<p class='absent'>calibration.json: not recorded (" in text
 
 
 def test_costs_are_those_of_all_sessions(run):
