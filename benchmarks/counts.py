@@ -104,7 +104,7 @@ def shapes_of(config: ExperimentConfig, sizes: Sizes) -> Shapes:
     vector = item_width(config, sizes)
     tracker, chosen = config.tracker, config.selector
     transforms = tracker.kind == "transformer"
-    learned = config.reward.references == "learned"
+    learned = config.reward.has_selector
     answering = {"none": 0, "self": 1}.get(config.reward.references, chosen.k_sel)
     return Shapes(
         users=sizes.users,

@@ -42,6 +42,7 @@ from darlr_jax.world_model.negatives import TrainingPairs
 
 _SEED = 0
 _PAIRS = 100_000  # listed pairs of the order-2 entropy: searched in 17 steps
+_OWN_ROWS = ("true", "world_model")  # estimates that are rows of the base table
 _TAGS_OF_AN_ITEM = (1, 2)  # as most videos of KuaiRec and KuaiRand have
 
 
@@ -230,15 +231,15 @@ def _reward_tables(
     config: ExperimentConfig, base: Array, rng: np.random.Generator
 ) -> RewardTables:
     """The static estimate is the base table, unless the method mixes its rows."""
-    mixes = config.reward.estimate not in ("true", "world_model", "references")
+    reward = config.reward
+    mixes = not reward.asks_references and reward.estimate not in _OWN_ROWS
     mixes |= config.training.warm_up_epochs > 0
+    has_no_table = reward.uncertainty == "none" or reward.uncertainty_is_dynamic
     return RewardTables(
         base=base,
         item_mean=base.mean(axis=0),
         static=_uniform(rng, *base.shape) if mixes else base,
-        uncertainty=_uniform(rng, *base.shape)
-        if config.reward.uncertainty not in ("none", "dynamic")
-        else jnp.zeros((0, 0)),
+        uncertainty=jnp.zeros((0, 0)) if has_no_table else _uniform(rng, *base.shape),
         entropy=_entropy_tables(config, base.shape[1], rng),
         estimate_low=jnp.zeros(()),
         estimate_high=jnp.ones(()),
@@ -291,7 +292,7 @@ def _pool(
     config: ExperimentConfig, users: int, rng: np.random.Generator
 ) -> Array | Clusters | None:
     """Whom the selector may pick, in the form that `selector.pool` wants."""
-    if config.selector.pool == "all" or config.reward.references != "learned":
+    if config.selector.pool == "all" or not config.reward.has_selector:
         return None
     if config.selector.pool == "nearest":
         return _others(

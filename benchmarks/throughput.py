@@ -71,7 +71,7 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
     states = init_seeds(experiment, range(num_seeds))
     epochs, compile_seconds, states = time_epochs(experiment, states, repeats)
     transitions = epochs["units_per_second"]
-    learned = config.reward.references == "learned"
+    learned = config.reward.has_selector
     return {
         "session": began,
         "setting": options.describe(

@@ -286,6 +286,16 @@ class RewardConfig:
     exposure_tau: float = between(1e-9, _LARGE, default=100.0)  # its decay, in turns
 
     @property
+    def asks_references(self) -> bool:
+        """Whether reference users say what a recommendation pays, and so no table."""
+        return self.estimate == "references"
+
+    @property
+    def has_selector(self) -> bool:
+        """Whether an agent that learns picks the reference users."""
+        return self.references == "learned"
+
+    @property
     def uncertainty_is_dynamic(self) -> bool:
         """Whether it is made at each recommendation, and so has no table and bounds."""
         return self.uncertainty == "dynamic"
@@ -556,7 +566,7 @@ def validate(config: ExperimentConfig) -> None:
             f"the other learners from none; learner={config.learner!r} needs "
             + ("an estimate" if reward.estimate == "none" else "reward.estimate=none")
         )
-    needs_references = reward.estimate == "references" or reward.uncertainty_is_dynamic
+    needs_references = reward.asks_references or reward.uncertainty_is_dynamic
     if needs_references and reward.references == "none":
         raise ConfigError(
             "reward.references='none': reward.estimate='references' and "
@@ -599,7 +609,7 @@ def validate(config: ExperimentConfig) -> None:
 
 def _validate_estimate(config: ExperimentConfig) -> None:
     """Refuses what only learned-from estimates of reference users would read."""
-    if config.reward.estimate == "references":
+    if config.reward.asks_references:
         return
     unread = {
         "training.warm_up_epochs": config.training.warm_up_epochs,

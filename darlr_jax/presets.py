@@ -11,7 +11,7 @@ import functools
 from typing import Any
 
 from darlr_jax.config import ConfigError, ExperimentConfig, nearest_name, replace
-from darlr_jax.methods import get_method
+from darlr_jax.methods import Method, get_method
 
 _TAGS = {  # logs of ROLeR and GT; the others' published rows have N = 4 (protocol 3.4)
     "environment.exit_rule": "tags",
@@ -94,7 +94,7 @@ _BANDIT = {  # protocol 8: one DeepFM without a variance, 200 drawn users a mode
     "evaluation.episodes": 200,  # logs
 }
 
-# What all runs of a method share.
+# What all runs of a learner, a family and a method share, by their names.
 _OFFLINE = {"training.steps_per_epoch": 1000 * 1024}  # logs: 1,000 updates an epoch
 _METHODS: dict[str, dict[str, Any]] = {
     "sqn": _OFFLINE | {"recommender.hidden": ()},  # logs
@@ -207,15 +207,14 @@ def preset(dataset: str, method: str) -> ExperimentConfig:
         raise ConfigError(
             f"--dataset={dataset}: no such data set; {nearest_name(dataset, _DATASETS)}"
         )
-    names = tuple(dict.fromkeys((row.family or method, method)))  # its own come last
+    family = row.family or method
+    names = tuple(dict.fromkeys((row.learner, family, method)))  # its own come last
     lambda_u, lambda_e = _coefficients(dataset, names)
     changes = {
         "method": method,
         "learner": row.learner,
         "dataset.name": dataset,
-        "reward.estimate": row.estimate,
-        "reward.uncertainty": row.uncertainty,
-        "reward.references": row.references,
+        **_rewards(row),
         "reward.lambda_u": lambda_u,
         "reward.lambda_e": lambda_e if row.entropy else 0.0,
     }
@@ -224,7 +223,14 @@ def preset(dataset: str, method: str) -> ExperimentConfig:
         changes |= _METHODS.get(name, {})
     for name in names:
         changes |= _EXCEPTIONS.get((dataset, name), {})
+    inherited = _rewards(get_method(family))  # and no exception to what it replaces
+    changes |= {n: v for n, v in _rewards(row).items() if v != inherited[n]}
     return replace(ExperimentConfig(), changes)
+
+
+def _rewards(row: Method) -> dict[str, str]:
+    names = ("estimate", "uncertainty", "references")
+    return {f"reward.{name}": getattr(row, name) for name in names}
 
 
 def _coefficients(dataset: str, names: tuple[str, ...]) -> tuple[float, float]:

@@ -192,7 +192,7 @@ def _compare(
             rows = np.searchsorted(users, who)
             values["nearest users (ROLeR)"] = neighbours[rows, items]
         values["mean of all users"] = item_mean[items]
-        if config.reward.estimate == "references":
+        if config.reward.asks_references:
             values[_chosen(config)] = chosen
         return Estimates(who, items, counts[who, items], values)
 

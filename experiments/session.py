@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from darlr_jax.config import ExperimentConfig, WorldModelConfig
 from darlr_jax.data import preparation
 from darlr_jax.data.dataset import Dataset
-from darlr_jax.data.loading import data_hash
+from darlr_jax.data.loading import world_model_hash
 from darlr_jax.evaluation.calibration import calibration_report
 from darlr_jax.evaluation.rollout import check_modes
 from darlr_jax.experiment import (
@@ -243,20 +243,21 @@ def world_model(
     Raises:
       Interrupted: `stop` asked before the tables were there; whole epochs are kept.
     """
-    stored = store.load(config, data_hash(dataset))
+    of_data = world_model_hash(dataset)
+    stored = store.load(config, of_data)
     if stored is not None:
         errors = _describe_errors(stored[1][-1])
         say(f"world model: reused, epoch {len(stored[1]) - 1}: {errors}")
         return stored
-    fit = _Fit(config, store, data_hash(dataset), stop)
+    fit = _Fit(config, store, of_data, stop)
     ensemble = fit_ensemble(
         dataset, config, fit.tell, fit.wait, resume=fit.earlier(), keep=fit.keep
     )
     tables = predict_tables(
         ensemble, dataset, functools.partial(fit.wait, whole="the tables")
     )
-    with writing(store.path(config, data_hash(dataset))):
-        store.save(config, data_hash(dataset), tables, ensemble.report)
+    with writing(store.path(config, of_data)):
+        store.save(config, of_data, tables, ensemble.report)
     return tables, ensemble.report
 
 

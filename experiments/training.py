@@ -130,7 +130,7 @@ class Part:
     ):
         """Restores the last checkpoint, else initial states; the rest fits to it."""
         config = run.identity.config
-        learned = config.reward.references == "learned"
+        learned = config.reward.has_selector
         self._run, self._num_runs = run, num_runs
         self._failure: FloatingPointError | None = None
         self._checkpoints = Checkpointer(

@@ -100,6 +100,8 @@ def monte_carlo(
     returns = discounted_returns(reward_t, config.discount * going_on_t, nothing)
     if config.critic_target == "return":
         return MonteCarlo(returns, returns, returns - value_t)
+    if config.critic_target != "mean_reward":
+        raise NotImplementedError(f"critic_target={config.critic_target!r}")
     before_last = jnp.arange(reward_t.shape[0]) < reward_t.shape[0] - 1
     left = discounted_returns(
         jnp.ones_like(reward_t), config.discount * before_last, nothing

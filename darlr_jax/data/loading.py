@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -82,6 +83,34 @@ def data_hash(dataset: Dataset) -> str:
     """One sha256 over the names and digests of all sources: what a run stands on."""
     lines = (f"{digest}  {name}\n" for name, digest in sorted(dataset.sources.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def world_model_hash(dataset: Dataset) -> str:
+    """One sha256 over all that a world model may be made of: sources and arrays.
+
+    Other code may read other arrays of the same files. The test matrix is left out: no
+    world model sees it.
+    """
+    seen = dataclasses.replace(dataset, true_reward=np.zeros((0, 0), np.float32))
+    digest = hashlib.sha256(data_hash(dataset).encode())
+    _feed(digest, seen)
+    return digest.hexdigest()
+
+
+def _feed(digest: hashlib._Hash, value: Any) -> None:
+    """Adds a record, its records and arrays, each after its form."""
+    if isinstance(value, np.ndarray):
+        digest.update(f"{value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).data)
+        return
+    if dataclasses.is_dataclass(value):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    if not isinstance(value, list | tuple):
+        digest.update(f"{value!r}\0".encode())
+        return
+    digest.update(f"{len(value)} of\0".encode())
+    for part in value:
+        _feed(digest, part)
 
 
 # --- integrity ------------------------------------------------------------------------

@@ -61,6 +61,8 @@ class StateTracker(nn.Module):
             state = _published_acting(transformer, tokens, valid, dropout_key)
             first = observation.items[..., :1] == self.num_items
             return jnp.where(first, tokens[..., 0, :].at[..., -1].set(1.0), state)
+        if self.config.readout != "newest":
+            raise NotImplementedError(f"tracker.readout={self.config.readout!r}")
         return transformer(tokens, valid, dropout_key)
 
 

@@ -10,7 +10,8 @@ from darlr_jax.presets import preset
 
 # Groups whose fields are those of one data set.
 _ALL_DATASETS = ("completion", "thinning", "validation")
-# What reference users are by that no selector picks: how many, and how they compare.
+_WITHOUT_A_SELECTOR = ("random", "nearest", "self")  # references that none picks
+# What these are by: how many, and how they compare.
 _OF_ANY_REFERENCES = ("k_sel", "feedback", "center_feedback")
 _OF_A_TRANSFORMER = tuple(
     f"tracker.{name}" for name in ("layers", "heads", "dropout", "readout")
@@ -78,10 +79,12 @@ def is_read(name: str, config: ExperimentConfig) -> bool:
     """
     group, _, rest = name.partition(".")
     reward = config.reward
-    if group == "selector" and reward.references != "learned":
-        return reward.references != "none" and rest in _OF_ANY_REFERENCES
+    if group == "selector" and reward.references == "none":
+        return False
+    if group == "selector" and reward.references in _WITHOUT_A_SELECTOR:
+        return rest in _OF_ANY_REFERENCES
     if name in _OF_A_TRANSFORMER:
-        return config.tracker.kind == "transformer"
+        return config.tracker.kind != "average"
     if group == "dataset" and "." in rest:
         return rest.partition(".")[0] in (config.dataset.name, *_ALL_DATASETS)
     if name == "reward.lambda_e":

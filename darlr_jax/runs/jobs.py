@@ -207,7 +207,7 @@ def estimate_seconds(
 
 
 def _picks(config: ExperimentConfig) -> float:
-    return float(config.selector.k_sel if config.reward.references == "learned" else 1)
+    return float(config.selector.k_sel if config.reward.has_selector else 1)
 
 
 def _seconds_per_epoch(job: Job) -> float | None:

@@ -343,7 +343,7 @@ def _symptoms(outcome: Outcome, record: Mapping[str, Any]) -> str:
 
 def _found_today(outcome: Outcome) -> list[dict[str, Any]]:
     config = outcome.config
-    learned = config.reward.references == "learned"
+    learned = config.reward.has_selector
     rows: list[Any] = _metrics(outcome).to_dict("records")
     k_sel = config.selector.k_sel if learned else None
     return [symptom._asdict() for symptom in find_symptoms(rows, k_sel)]

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import jax.numpy as jnp
 
 from darlr_jax.types import Array, EntropyTables
+
+
+class DynamicUncertainty(Protocol):
+    """How far an estimate is from the last one of the same cell."""
+
+    def __call__(
+        self,
+        value: Array,
+        previous: Array,
+        similarity: Array,
+        diversity: Array,
+        floor: Array,
+    ) -> Array:
+        """Compares estimates `[]`, given the gains `[K]` of the picks behind one."""
 
 
 def dynamic_uncertainty(

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import jax.numpy as jnp
 
-from darlr_jax.simulation.penalties import dynamic_uncertainty
+from darlr_jax.simulation.penalties import DynamicUncertainty
 from darlr_jax.types import (
     UNVISITED,
     Array,
@@ -90,8 +90,10 @@ def uncertainty_of(user: Array, item: Array, tables: RewardTables) -> Array:
     return tables.uncertainty[user, item]
 
 
-def with_dynamic_uncertainty(estimator: RewardEstimator) -> RewardEstimator:
-    """The same estimate with P'_U in place of its static uncertainty."""
+def with_dynamic_uncertainty(
+    estimator: RewardEstimator, formula: DynamicUncertainty
+) -> RewardEstimator:
+    """The same estimate with P'_U by a formula in place of its static uncertainty."""
 
     def estimate(
         user: Array,
@@ -103,7 +105,7 @@ def with_dynamic_uncertainty(estimator: RewardEstimator) -> RewardEstimator:
     ) -> Estimate:
         assert references is not None, "the dynamic penalty needs references"
         value = estimator(user, item, references, previous, tables, coefficients).value
-        uncertainty = dynamic_uncertainty(
+        uncertainty = formula(
             value,
             last_estimate(user, item, previous, tables),
             references.similarity,

@@ -70,7 +70,7 @@ def reward_tables(
         neighbours = find_neighbours(dataset, world_model.prediction, reward)
     base = base_reward(dataset, world_model, reward, neighbours)
     estimate = reward.estimate
-    if estimate == "references":  # until the warm-up ends, ROLeR's static reward
+    if reward.asks_references:  # until the warm-up ends, ROLeR's static reward
         estimate = "neighbours" if config.training.warm_up_epochs else "world_model"
     # As published, bounds are those of the world model's tables (of `true`, of that
     # one), whatever estimates reward and uncertainty; where reference users are asked
@@ -107,6 +107,8 @@ def base_reward(
     if reward.base == "neighbours":
         assert neighbours is not None
         return neighbour_reward(neighbours, reward)
+    if reward.base != "world_model":
+        raise NotImplementedError(f"reward.base={reward.base!r}: no table")
     return world_model.prediction
 
 
@@ -230,15 +232,15 @@ def static_uncertainty(
         return world_model.variance
     if reward.uncertainty == "none" or reward.uncertainty_is_dynamic:
         return np.zeros((0, 0), np.float32)
+    if reward.uncertainty not in ("neighbour_variance", "neighbour_cosine"):
+        raise NotImplementedError(
+            f"reward.uncertainty={reward.uncertainty!r}: no table"
+        )
     assert neighbours is not None
     users, feedback, cosines = neighbours
     if reward.uncertainty == "neighbour_variance":
         ddof = 1 if cosines is None else 0
         return np.stack([feedback[row].var(axis=0, ddof=ddof) for row in users])
-    if reward.uncertainty != "neighbour_cosine":
-        raise NotImplementedError(
-            f"reward.uncertainty={reward.uncertainty!r}: no table"
-        )
     assert cosines is not None, "`config.validate` refuses cosines of logged rows"
     distances = 1.0 - cosines
     distance = {
@@ -283,7 +285,7 @@ def user_tables(
     if config.selector.center_feedback:
         feedback = feedback - feedback.mean(axis=0, keepdims=True)
     k = config.selector.k_sel
-    kind = config.selector.pool if config.reward.references == "learned" else "all"
+    kind = config.selector.pool if config.reward.has_selector else "all"
     wanted = max(k, config.selector.pool_size) if kind == "nearest" else k
     similarity, nearest = statistics.user_similarity(feedback, wanted)
     feedback = np.asarray(feedback, np.float32)
@@ -304,7 +306,11 @@ def _feedback(dataset: Dataset, world_model: WorldModelTables, name: str) -> np.
     """The feedback vectors p_u `[U, F]` that `name` stands for."""
     if name == "logged":
         return statistics.logged_feedback(dataset)
-    return world_model.user_vectors if name == "embedding" else world_model.prediction
+    if name == "embedding":
+        return world_model.user_vectors
+    if name != "predicted":
+        raise NotImplementedError(f"selector.feedback={name!r}: no vectors")
+    return world_model.prediction
 
 
 def check_sizes(dataset: Dataset, config: ExperimentConfig) -> None:
@@ -321,7 +327,7 @@ def check_sizes(dataset: Dataset, config: ExperimentConfig) -> None:
             f"selector.k_sel={config.selector.k_sel}: must be below the number of "
             f"users ({num_users}), a user being no reference of its own"
         )
-    if config.reward.references == "learned":
+    if config.reward.has_selector:
         _check_pool(num_users, config.selector)
     within = config.reward.neighbour_source == "prediction"
     if within and _asks_neighbours(config) and config.reward.neighbours > num_users:

@@ -6,7 +6,8 @@ Built once from the configuration. Everything here is static; arrays come as arg
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from darlr_jax.agents import fused_picks, recommender, references, selector
 from darlr_jax.config import ExperimentConfig, replace
 from darlr_jax.networks.selector import make_selector
 from darlr_jax.networks.state_tracker import state_width
-from darlr_jax.simulation import rewards
+from darlr_jax.simulation import penalties, rewards
 from darlr_jax.types import (
     UNVISITED,
     AgentState,
@@ -28,6 +29,8 @@ from darlr_jax.types import (
     SimulationTables,
     TrainState,
 )
+
+Choice = TypeVar("Choice")
 
 _CPU_SESSIONS = 25  # ours: a pick costs about as much in groups of 16 as of 100
 _LARGEST_LOGITS = 2**28  # entries of a selector's logits on an accelerator: 1 GiB
@@ -60,7 +63,7 @@ def build_program(config: ExperimentConfig, tables: SimulationTables) -> Program
     item_width = tables.item_vectors.shape[1]
     networks = recommender.make_networks(config, num_items, item_width)
     network = None
-    if config.reward.references == "learned":
+    if config.reward.has_selector:
         shown = item_width if config.selector.item_in_state else 0
         context_width = state_width(item_width) + shown
         feedback_width = tables.users.feedback.shape[1]
@@ -141,15 +144,30 @@ def _with_large_chunks(config: ExperimentConfig, num_users: int) -> ExperimentCo
 
 
 def _reward_estimator(config: ExperimentConfig) -> rewards.RewardEstimator:
+    reward = config.reward
     estimator: rewards.RewardEstimator = rewards.static_estimate
-    if config.reward.estimate == "references":
-        overwrite = config.reward.overwrite
-        estimator = (
-            rewards.overwritten_estimate if overwrite else rewards.reference_estimate
-        )
-    if config.reward.uncertainty_is_dynamic:
-        estimator = rewards.with_dynamic_uncertainty(estimator)
+    if reward.asks_references:
+        estimator = _code_of("reward.estimate", reward.estimate, _OF_REFERENCES)
+        estimator = rewards.overwritten_estimate if reward.overwrite else estimator
+    if reward.uncertainty_is_dynamic:
+        formula = _code_of("reward.uncertainty", reward.uncertainty, _DYNAMIC)
+        estimator = rewards.with_dynamic_uncertainty(estimator, formula)
     return estimator
+
+
+_OF_REFERENCES: dict[str, rewards.RewardEstimator] = {
+    "references": rewards.reference_estimate
+}
+_DYNAMIC: dict[str, penalties.DynamicUncertainty] = {
+    "dynamic": penalties.dynamic_uncertainty
+}
+
+
+def _code_of(field: str, choice: str, known: Mapping[str, Choice]) -> Choice:
+    """What a choice stands for; one without code must not be taken for another."""
+    if choice not in known:
+        raise NotImplementedError(f"{field}={choice!r}: no function")
+    return known[choice]
 
 
 def _reference_chooser(
@@ -172,4 +190,4 @@ def _reference_chooser(
         "nearest": references.nearest,
         "self": references.itself,
     }
-    return choosers[kind]
+    return _code_of("reward.references", kind, choosers)

@@ -96,6 +96,13 @@ def test_returns_of_a_batch_keep_time_in_front():
         np.testing.assert_allclose(found[:, b], expected, rtol=1e-6)
 
 
+def test_a_critic_target_without_code_is_no_other():
+    config = dataclasses.replace(A2CConfig(), critic_target="median")
+    nothing = jnp.zeros(2)
+    with pytest.raises(NotImplementedError, match="critic_target='median'"):
+        a2c.monte_carlo(nothing, nothing, nothing, config)
+
+
 @variants
 def test_monte_carlo_worked_numbers(variant):
     """Of steps that bring 2 each, three of them at most, gamma = 1/2."""

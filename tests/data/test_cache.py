@@ -67,6 +67,30 @@ def test_data_set_comes_back_as_it_was(store, dataset):
     assert_equal(dataset, loaded)
     loading.check(loaded)
     assert loading.data_hash(loaded) == loading.data_hash(dataset)
+    assert loading.world_model_hash(loaded) == loading.world_model_hash(dataset)
+
+
+def test_a_world_model_is_of_every_array_but_the_test_matrix(dataset):
+    """As code that reads files otherwise makes of them; their digests are the same."""
+    before = loading.world_model_hash(dataset)
+    item_dense = dataset.item_dense + 1.0 if dataset.item_dense.size else None
+    labels = dataclasses.replace(dataset.log, labels=dataset.log.labels[::-1].copy())
+    codes = dataset.item_features[0].codes
+    feature = dataclasses.replace(dataset.item_features[0], codes=codes[::-1].copy())
+    others = [
+        dataclasses.replace(dataset, log=labels),
+        dataclasses.replace(dataset, held_out=labels),
+        dataclasses.replace(
+            dataset, item_features=(feature, *dataset.item_features[1:])
+        ),
+        dataclasses.replace(dataset, sources={"another": "file"}),
+    ]
+    if item_dense is not None:
+        others.append(dataclasses.replace(dataset, item_dense=item_dense))
+    hashes = {loading.world_model_hash(other) for other in others}
+    assert len(hashes | {before}) == 1 + len(others)
+    paid = dataclasses.replace(dataset, true_reward=dataset.true_reward + 1.0)
+    assert loading.world_model_hash(paid) == before
 
 
 def test_coat_comes_back_as_it_was(store, coat_twin):

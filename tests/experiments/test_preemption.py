@@ -25,7 +25,7 @@ import pytest
 from orbax.checkpoint import v1 as orbax
 
 from darlr_jax import config as config_lib
-from darlr_jax.data.loading import data_hash, load_dataset
+from darlr_jax.data.loading import load_dataset, world_model_hash
 from darlr_jax.experiment import Experiment
 from darlr_jax.presets import preset
 from darlr_jax.runs.checkpoint import Checkpointer
@@ -104,7 +104,7 @@ def train(config, dataset, tmp_path, monkeypatch):
     """Trains by epochs that do nothing but count and call `during(epoch)`."""
     workdir = tmp_path / "run"
     WorldModelStore(tmp_path / "world_models").save(
-        config.world_model, data_hash(dataset), TABLES, REPORT
+        config.world_model, world_model_hash(dataset), TABLES, REPORT
     )
     experiment = Experiment(types.SimpleNamespace(config=config), None, None, None)
     state = invented_state()
@@ -287,7 +287,7 @@ def test_time_that_is_up_after_the_last_epoch_costs_no_world_model(
     store = WorldModelStore(tmp_path)
     session.world_model(dataset, config.world_model, store, stop)
     assert stop.reason is not None
-    assert store.load(config.world_model, data_hash(dataset))[1] == REPORT
+    assert store.load(config.world_model, world_model_hash(dataset))[1] == REPORT
 
 
 def test_time_that_is_up_while_tables_are_predicted_keeps_every_epoch(
@@ -305,7 +305,7 @@ def test_time_that_is_up_while_tables_are_predicted_keeps_every_epoch(
     fitting.clear()
     session.world_model(dataset, config.world_model, store, StopRequest(1))
     assert fitting == []
-    assert store.load(config.world_model, data_hash(dataset))[1] == REPORT
+    assert store.load(config.world_model, world_model_hash(dataset))[1] == REPORT
 
 
 def refuse(code):

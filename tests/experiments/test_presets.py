@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -52,6 +54,40 @@ def test_a_preset_is_the_row_of_its_method(dataset, method):
     assert config.reward.references == row.references
     assert row.entropy or config.reward.lambda_e == 0
     assert config.environment.max_turn == 30
+
+
+@pytest.mark.parametrize(
+    ("dataset", "like", "changes", "expected"),
+    [
+        ("kuairec", "roler", {"uncertainty": "ensemble_variance"}, "ensemble_variance"),
+        ("kuairec", "roler", {"references": "self"}, "neighbour_variance"),
+        ("coat", "darlr", {"uncertainty": "none"}, "none"),
+    ],
+)
+def test_a_row_has_the_presets_of_its_family_but_for_what_it_replaces(
+    monkeypatch, dataset, like, changes, expected
+):
+    row = METHODS[like]._replace(family=like, **changes)
+    monkeypatch.setitem(METHODS, "invented", row)
+    reward = preset(dataset, "invented").reward
+    assert reward.uncertainty == expected
+    assert reward.references == row.references
+    assert reward.neighbour_source == preset(dataset, like).reward.neighbour_source
+
+
+def test_a_row_has_the_presets_of_its_learner(monkeypatch):
+    monkeypatch.setitem(METHODS, "invented", METHODS["cql"])
+    for dataset in DATASETS:
+        steps = preset(dataset, "cql").training.steps_per_epoch
+        assert preset(dataset, "invented").training.steps_per_epoch == steps
+
+
+def test_references_that_nobody_chooses_are_no_others():
+    """A choice without code must not become the one that is written last."""
+    config = tiny("darlr_self")
+    changed = dataclasses.replace(config.reward, references="median")
+    with pytest.raises(NotImplementedError, match="references='median'"):
+        assemble(dataclasses.replace(config, reward=changed))
 
 
 def built(dataset, method):

@@ -114,6 +114,14 @@ def test_transformer_matches_the_definition(layers, heads):
         np.testing.assert_allclose(state, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("choice", [{"kind": "median"}, {"readout": "median"}])
+def test_a_choice_without_code_is_no_other(choice):
+    network = tracker_of(**{"kind": "transformer", **choice})
+    vectors = jax.ShapeDtypeStruct((ITEMS, ITEM_WIDTH), jnp.float32)
+    with pytest.raises(NotImplementedError, match="='median'"):
+        jax.eval_shape(network.init, jax.random.key(0), vectors)
+
+
 def test_published_readout_learns_in_padded_windows():
     params, batch = params_of("transformer", 2), histories()
     apply = tracking("transformer", readout="published", acting=False)

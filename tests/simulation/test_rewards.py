@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darlr_jax.simulation import rewards
+from darlr_jax.simulation.penalties import dynamic_uncertainty
 from darlr_jax.types import UNVISITED, Coefficients, Estimate, References
 from tests import reference_simulation as reference
 from tests.simulation.worlds import assemble, logged_walks, tiny, tiny_dataset
@@ -92,7 +93,7 @@ def test_dynamic_uncertainty_measures_from_the_last_estimate(
     estimator, visited, user, item, picked
 ):
     stored = {(user, item): 6.5} if visited else {}
-    dynamic = rewards.with_dynamic_uncertainty(estimator)
+    dynamic = rewards.with_dynamic_uncertainty(estimator, dynamic_uncertainty)
     value = estimate(estimator, user, item, picked, stored).value
     found = estimate(dynamic, user, item, picked, stored)
     # Before the first visit the base table stands for the last estimate.
@@ -106,7 +107,9 @@ def test_dynamic_uncertainty_measures_from_the_last_estimate(
 
 
 def test_an_estimate_of_references_needs_references():
-    dynamic = rewards.with_dynamic_uncertainty(rewards.static_estimate)
+    dynamic = rewards.with_dynamic_uncertainty(
+        rewards.static_estimate, dynamic_uncertainty
+    )
     for estimator in (
         rewards.reference_estimate,
         rewards.overwritten_estimate,

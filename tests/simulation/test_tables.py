@@ -151,13 +151,20 @@ def test_frozen_rewards_are_in_the_unit_that_references_answer_in(estimate):
     assert rewards.estimate_low == base.min()
 
 
-@pytest.mark.parametrize("field", ["estimate", "uncertainty"])
-def test_a_table_that_nobody_makes_is_no_other(field):
+@pytest.mark.parametrize(
+    ("method", "group", "field"),
+    [
+        *(("mopo", "reward", name) for name in ("estimate", "uncertainty", "base")),
+        *(("roler", "reward", name) for name in ("estimate", "uncertainty", "base")),
+        ("darlr", "selector", "feedback"),
+    ],
+)
+def test_a_table_that_nobody_makes_is_no_other(method, group, field):
     """A choice without code must not become the method that is written last."""
-    config = tiny("roler")
-    changed = dataclasses.replace(config.reward, **{field: "median"})
-    with pytest.raises(NotImplementedError, match="median"):
-        build_tables(DATASET, WORLD, dataclasses.replace(config, reward=changed))
+    config = tiny(method)
+    changed = dataclasses.replace(getattr(config, group), **{field: "median"})
+    with pytest.raises(NotImplementedError, match=f"{field}='median'"):
+        build_tables(DATASET, WORLD, dataclasses.replace(config, **{group: changed}))
 
 
 def test_with_a_warm_up_the_static_table_is_that_of_the_neighbours():
