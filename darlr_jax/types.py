@@ -14,7 +14,8 @@ Axis legend, used in every comment and docstring of the package:
     T  turns of an episode          I  items (actions)     N  window of the exit rule
     K  reference users (k_sel)      C  item tags           M  transitions of a minibatch
     S  seeds                        F  width of a feedback vector
-    E  ensemble members             D  width of a state
+    E  ensemble members             D  width of a state: of the recommender's, and in
+                                       queries, keys and tokens of the selector's
 
 A `NamedTuple` is a record that flows; a `struct.PyTreeNode` is state that is
 carried and updated with `.replace`. Shapes are those of one element; a leading B, T or
@@ -50,7 +51,8 @@ class SelectorNetwork(NamedTuple):
 
     init: Callable[..., Params]  # (key) -> params
     encode_users: Callable[..., UserCodes]  # (params, feedback [U, F]) -> codes
-    encode_context: Callable[..., Array]  # (params, context [D]) -> [w_sel, 4, D]
+    # (params, context [D] of the recommender) -> [w_sel, 4, D] of the selector
+    encode_context: Callable[..., Array]
     apply: Callable[..., SelectorOutput]  # (params, [w_sel, 4, D], valid) -> output
 
 
@@ -315,6 +317,8 @@ class EpisodeMetrics(NamedTuple):
     """The metrics of one evaluation mode (protocol 6).
 
     Those from Novelty on are ours; Diversity is that of a successor of the protocol.
+    What may be nan is named in `runs.columns.MAY_BE_UNDEFINED`: in any other metric
+    that marks a seed as failed.
     """
 
     R_tra: Array  # mean sum of true rewards of an episode

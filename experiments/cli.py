@@ -245,7 +245,7 @@ def private_folder(root: pathlib.Path, *parts: str) -> pathlib.Path:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise ConfigError(
-            f"--cache_dir={root}: cannot be created ({error.strerror})"
+            f"--cache_dir={root}: cannot be created or entered ({error.strerror})"
         ) from error
     return path
 

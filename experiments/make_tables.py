@@ -130,7 +130,10 @@ def fill(text: str, made: Mapping[str, str], page: str) -> str:
     def replaced(match: re.Match[str]) -> str:
         start, name, _, end = match.groups()
         if name not in made:
-            raise RunError(f"{page}: names {name}, which no runs make")
+            raise RunError(
+                f"{page}: names {name}, which no runs make; of a plan all rows are "
+                "needed but one of ten, and those that others are compared with"
+            )
         return f"{start}{made[name]}{end}"
 
     return _BLOCK.sub(replaced, text)

@@ -27,10 +27,12 @@ from darlr_jax.runs.directory import (
     RunDirectory,
     RunError,
     read_json,
+    write_json,
     writing,
 )
 from darlr_jax.runs.pieces import (
     Piece,
+    fits_of,
     joined_history,
     joined_rows,
     read_pieces,
@@ -111,6 +113,11 @@ def merge(
             "another --workdir"
         )
     cli.say(f"{workdir}: seeds {', '.join(map(str, identity.seeds))}")
+    if (fits := fits_of(pieces)) > 1:
+        cli.say(
+            f"{workdir}: its seeds have learned from {fits} fits of the world model, "
+            "which differ by rounding; world_model.json is of the first run's"
+        )
     session.train(
         {str(workdir): identity.config},
         dataset,
@@ -142,6 +149,8 @@ def _write(
         data_hashes=identity.data,
     ) as run:
         run.update(**joined_history(pieces))
+        if pieces[0].run.world_model.exists():
+            write_json(run.world_model, read_json(pieces[0].run.world_model))
         writer = MetricsWriter(run)
         for rows in joined_rows(pieces):
             writer.write(rows)

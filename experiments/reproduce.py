@@ -100,6 +100,13 @@ MAX_SECONDS = flags.DEFINE_float(
     lower_bound=0,
     flag_values=_FLAGS,
 )
+CHECKPOINT_EVERY = flags.DEFINE_integer(
+    "checkpoint_every",
+    None,
+    "As of experiments.train, for every row.",
+    lower_bound=1,
+    flag_values=_FLAGS,
+)
 PUBLISHED = flags.DEFINE_string(
     "published",
     str(pathlib.Path(__file__).parent.parent / "results" / "published"),
@@ -238,7 +245,7 @@ def _overrides() -> dict[str, object]:
 def _options() -> list[str]:
     """Flags that every run gets as they are."""
     options = [f"--seeds={','.join(SEEDS.value)}"]
-    for flag in (cli.DATA_DIR, cli.CACHE_DIR):
+    for flag in (cli.DATA_DIR, cli.CACHE_DIR, CHECKPOINT_EVERY):
         if flag.value is not None:
             options.append(f"--{flag.name}={flag.value}")
     return options

@@ -36,7 +36,13 @@ from darlr_jax.runs.failures import summary
 from darlr_jax.runs.memory import device_peak_mib, host_peak_mib
 from darlr_jax.runs.panels import plot_curves
 from darlr_jax.runs.preemption import StopRequest
-from darlr_jax.runs.results import load_metrics, run_table, to_markdown
+from darlr_jax.runs.results import (
+    digest_of_fit,
+    fit_of,
+    load_metrics,
+    run_table,
+    to_markdown,
+)
 from darlr_jax.runs.world_models import Report, WorldModelStore
 from darlr_jax.simulation.tables import check_sizes
 from darlr_jax.types import WorldModelTables
@@ -117,7 +123,7 @@ def train(
         for run in directories:
             run.update(ground_truth=dataset.ground_truth)
             if tables is not None:
-                write_json(run.world_model, {"epochs": diagnosis.plain(report)})
+                _note_world_model(run, {"epochs": diagnosis.plain(report)})
                 write_json(run.calibration, calibration)
         trained = train_runs(directories, experiment, seeds, checkpoint_every, stop)
         for run, part in zip(directories, trained, strict=True):
@@ -126,6 +132,17 @@ def train(
         for part in trained:
             if part.failure is not None:
                 raise part.failure
+
+
+def _note_world_model(run: RunDirectory, report: dict[str, Any]) -> None:
+    """Writes down the fit that a run begins with; what goes on with another says so."""
+    if not run.resumed or not run.world_model.exists():
+        write_json(run.world_model, report)
+    elif fit_of(run.path) != digest_of_fit(report):
+        say(
+            f"{run.path}: began with another fit of its world model (fits of other "
+            "machines and versions differ by rounding); world_model.json is of that"
+        )
 
 
 def _finish(

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,7 @@ from darlr_jax.experiment import (
 )
 from darlr_jax.runs.checkpoint import Checkpointer
 from darlr_jax.runs.columns import ALL_USERS, SCORE
-from darlr_jax.runs.directory import RunDirectory
+from darlr_jax.runs.directory import RunDirectory, RunError
 from darlr_jax.runs.journal import Journal
 from darlr_jax.runs.memory import memory_of_device
 from darlr_jax.runs.preemption import StopRequest
@@ -239,7 +239,8 @@ class _Training:
 
     def compile(self) -> None:
         """Compiles the epoch; from here on time counts as training."""
-        compiled = compile_epoch(self._experiment, self._states)
+        with _within_memory():
+            compiled = compile_epoch(self._experiment, self._states)
         self._compiled, seconds = compiled.run_epoch, compiled.seconds
         for part in self._parts:
             part.note(compile_seconds=seconds, side_by_side=len(self._parts))
@@ -249,7 +250,8 @@ class _Training:
         left = config.training.epochs - self.done
         expected = None
         if left > 1:
-            expected = _forecast(compiled, self._experiment, self._states)
+            with _within_memory():
+                expected = _forecast(compiled, self._experiment, self._states)
         if expected is not None:
             say(
                 f"an epoch is expected to take {clock(expected)}, "
@@ -270,8 +272,9 @@ class _Training:
         assert self._progress is not None
         began, epoch = time.perf_counter(), self.done + 1
         before = np.array(self._states.env_steps)  # the states are donated
-        states, values = self._compiled(self._states, *self._experiment[1:])
-        metrics = {name: np.asarray(value) for name, value in values.items()}
+        with _within_memory():
+            states, values = self._compiled(self._states, *self._experiment[1:])
+            metrics = {name: np.asarray(value) for name, value in values.items()}
         elapsed = time.perf_counter() - began
         self._states = self._record(states, metrics, epoch, elapsed)
         self.done = epoch
@@ -331,6 +334,26 @@ class _Training:
             part.states = self._own(self._states, number)
         if self._progress is not None:
             self._progress.close()
+
+
+@contextlib.contextmanager
+def _within_memory() -> Iterator[None]:
+    """Says what to do where the device has not the memory.
+
+    Raises:
+      RunError: in place of the runtime's error.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(
+            f"{jax.devices()[0].device_kind}: not enough memory "
+            f"({str(error).splitlines()[0]}); need less: fewer --seeds, "
+            "--set=evaluation.all_users=False, a smaller selector.k_sel or "
+            "training.environments"
+        ) from error
 
 
 def _joined(states: Sequence[Any]) -> Any:
@@ -439,6 +462,7 @@ class Compiled(NamedTuple):
 
 def compile_epoch(experiment: Experiment, states: Any) -> Compiled:
     """The epoch of all states, as many side by side as the device is suited to."""
+    say(f"compiling for {jax.devices()[0].device_kind}")
     started = time.perf_counter()
     at_once = _side_by_side(states)
     while True:

@@ -65,7 +65,13 @@ def download(
         the disk is full, another process downloads it, or `target` is another file.
     """
     if target.exists():
-        _require_published(target, checksum)
+        try:
+            _require_published(target, checksum)
+        except OSError as error:
+            raise DataError(
+                f"{target}: cannot be read ({error.strerror}); mend that or move it "
+                "away to download it anew"
+            ) from None
         return target
     job = _Job(target, size_limit, checksum, progress or _say_nothing)
     failures = []

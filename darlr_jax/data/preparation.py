@@ -20,6 +20,7 @@ from darlr_jax.data.dataset import DataError, Dataset
 from darlr_jax.data.sources import SOURCES, Download
 from darlr_jax.data.splits import validation_data
 from darlr_jax.data.thinning import thin
+from darlr_jax.files import remove_abandoned
 
 # Of what is prepared, 1 where none is named: raised, world models are fitted anew too.
 VERSIONS = {"kuairec": 2}  # rows of a user in order of the full timestamp
@@ -215,6 +216,8 @@ def _fetch(item: Download, missing: Collection[str], folder: Path, say: Say) -> 
         advice=unpacked + _OR_TWIN,
     )
     if item.is_archive:
+        for file in missing:  # of an unpacking that was killed
+            remove_abandoned((folder / file).parent, name=Path(file).name)
         say(f"unpacking {', '.join(missing)} from {target}")
         _unpack(item, target, missing)
         if not was_there:

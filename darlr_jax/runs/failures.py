@@ -19,10 +19,11 @@ import numpy as np
 
 from darlr_jax.files import replacing
 from darlr_jax.runs.arrays import save_arrays
+from darlr_jax.runs.columns import MAY_BE_UNDEFINED
 
 States = TypeVar("States")
 
-_MAY_BE_UNDEFINED = ("_MCD", "_Diversity")  # without categories, without tags
+_UNDEFINED = tuple(f"_{metric}" for metric in MAY_BE_UNDEFINED)  # in any mode
 
 
 class Failure(NamedTuple):
@@ -44,7 +45,7 @@ def find_failures(
     """Position -> failure, of the seeds that have a metric `[S]` that is not finite."""
     failures: dict[int, Failure] = {}
     for term, values in metrics.items():
-        if term.endswith(_MAY_BE_UNDEFINED):
+        if term.endswith(_UNDEFINED):
             continue
         for position in np.flatnonzero(~np.isfinite(values)).tolist():
             value = repr(float(values[position]))

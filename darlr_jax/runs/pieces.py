@@ -18,7 +18,7 @@ from darlr_jax.runs.directory import (
     load_identity,
     read_json,
 )
-from darlr_jax.runs.results import load_metrics, require_whole
+from darlr_jax.runs.results import fit_of, load_metrics, require_whole
 from darlr_jax.runs.writers import MetricsWriter, Row
 
 
@@ -60,6 +60,11 @@ def whole_identity(pieces: Sequence[Piece]) -> Identity:
     """What the run of all seeds is, these by rising number."""
     seeds = sorted(seed for piece in pieces for seed in piece.identity.seeds)
     return pieces[0].identity._replace(seeds=seeds)
+
+
+def fits_of(pieces: Sequence[Piece]) -> int:
+    """How many fits of their world model the pieces have learned from."""
+    return len({fit_of(piece.run.path) for piece in pieces})
 
 
 def joined_rows(pieces: Sequence[Piece]) -> Iterator[list[Row]]:

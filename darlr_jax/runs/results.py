@@ -13,7 +13,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,7 +84,12 @@ def fit_of(run_dir: str | os.PathLike[str]) -> str | None:
     file = RunDirectory(run_dir).world_model
     if not file.exists():
         return None
-    losses = [epoch.get("loss") for epoch in read_json(file).get("epochs", [])]
+    return digest_of_fit(read_json(file))
+
+
+def digest_of_fit(report: Mapping[str, Any]) -> str:
+    """`fit_of` of what world_model.json holds."""
+    losses = [epoch.get("loss") for epoch in report.get("epochs", [])]
     return hashlib.sha256(json.dumps(losses).encode()).hexdigest()
 
 

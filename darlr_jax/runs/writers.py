@@ -81,7 +81,7 @@ class MetricsWriter:
             self._start(rows[0])
         assert self._columns is not None
         for row in rows:
-            _require_columns(row, self._columns)
+            _require_columns(self._csv, row, self._columns)
         epochs = {int(row["epoch"]) for row in rows}
         last = -math.inf if self._last_epoch is None else self._last_epoch
         if len(epochs) != 1 or min(epochs) <= last:
@@ -194,11 +194,14 @@ def _require_same(
             )
 
 
-def _require_columns(row: Row, columns: Sequence[str]) -> None:
+def _require_columns(csv: pathlib.Path, row: Row, columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in row]
     extra = [name for name in row if name not in columns]
     if missing or extra:
-        raise RunError(f"metrics: missing columns {missing}, new columns {extra}")
+        raise RunError(
+            f"{csv}: missing columns {missing}, new columns {extra}: other code "
+            "measures other things; choose another --workdir, or --overwrite"
+        )
 
 
 def _text(value: float | int) -> str:

@@ -229,6 +229,13 @@ def test_other_file_in_the_way_is_kept_and_named(mirror, target):
     assert target.read_bytes() == b"mine"
 
 
+def test_what_cannot_be_read_in_the_way_is_named(mirror, target):
+    target.mkdir(parents=True)
+
+    with pytest.raises(DataError, match=f"{target}: cannot be read .* move it"):
+        download([mirror("good")], target)
+
+
 # --- what an earlier transfer has left ------------------------------------------------
 
 

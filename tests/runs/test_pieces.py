@@ -9,6 +9,7 @@ import pytest
 from darlr_jax.config import replace
 from darlr_jax.runs.directory import RunError
 from darlr_jax.runs.pieces import (
+    fits_of,
     joined_history,
     joined_rows,
     read_pieces,
@@ -53,6 +54,15 @@ def test_rows_by_seed_with_the_seconds_of_all(write_piece):
         for row in of_epoch:
             expected = metrics_row(row["seed"], epoch) | {"seconds": 1.5}
             assert str(row) == str(expected)  # nan is nan here
+
+
+def test_fits_are_counted(write_piece):
+    paths = [write_piece([seed]) for seed in range(3)]
+    assert fits_of(read_pieces(paths)) == 1  # methods without a world model
+    for path, loss in zip(paths, (0.25, 0.25, 0.2500001), strict=True):
+        report = {"epochs": [{"epoch": 0, "loss": loss}]}
+        (path / "world_model.json").write_text(json.dumps(report))
+    assert fits_of(read_pieces(paths)) == 2
 
 
 def test_sessions_and_warnings_of_all_by_time(write_piece):

@@ -115,6 +115,7 @@ def write(name: str, data_dir: Path, scale: float, seed: int = 0) -> Path:
         return folder
     try:
         _refuse_foreign(folder)
+        files.remove_abandoned(folder.parent, name=folder.name)  # gigabytes
         with files.replacing(folder) as partial:
             partial.mkdir(parents=True)
             _TWINS[name].write(partial, size, np.random.default_rng(seed))
