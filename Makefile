@@ -15,7 +15,8 @@ ARGS     ?=
 VENV := .venv
 BIN  := $(VENV)/bin
 # Compilation dominates the tests: the workers, and the next run, share what is compiled.
-TEST := JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" $(BIN)/python -m pytest
+KEPT := JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax"
+TEST := $(KEPT) $(BIN)/python -m pytest
 # Nor are programs optimised that run for a moment: that is half of their compilation.
 QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)"
 DATA_FLAGS = --dataset="$(DATASET)" $(if $(DATA_DIR),--data_dir="$(DATA_DIR)")
@@ -54,8 +55,12 @@ slow: $(VENV)/installed-dev ## the tests that take long
 soak: $(VENV)/installed-dev ## kills, damage, full disks, long runs: SHARE of some hours
 	JAX_PLATFORMS=cpu DARLR_SOAK="$(SHARE)" $(TEST) -s -m "not gpu" $(ARGS) tests/soak
 
-gpu: $(VENV)/installed-dev ## the tests that need an accelerator
-	$(TEST) -m gpu $(ARGS)
+# Not in .venv, whose pins have no CUDA: there every such test is skipped.
+gpu: ## the tests that need a GPU, by a PYTHON with '.[cuda13,dev]'
+	@$(PYTHON) -c 'import jax, sys; sys.exit(jax.default_backend() != "gpu")' 2>/dev/null || { \
+	  echo "'$(PYTHON)' has no JAX that sees a GPU; choose one of an environment with" \
+	    "'.[cuda13,dev]', as: make gpu PYTHON=/path/to/python" >&2; exit 1; }
+	$(KEPT) $(PYTHON) -m pytest -m gpu $(ARGS)
 
 format: $(VENV)/installed-dev ## rewrite the source in the project's style
 	$(BIN)/ruff check --fix .

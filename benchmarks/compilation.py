@@ -4,6 +4,7 @@
 
 A process compiles what a run does, fresh states and the epoch with its evaluation, with
 an empty folder for compiled programs, and another one with the folder that it left.
+Seeds are as a run first tries them: one after another on a CPU, else all side by side.
 Tables are invented. Figures, `cold` and `warm`, of the process:
 
     import_seconds     from its start until JAX and the package are there
@@ -36,6 +37,9 @@ ONCE = flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
     """Measures and prints."""
     del argv
+    cli.require_absent(options.LIMITS, "a process compiles each program once")
+    if not ONCE.value:
+        cli.require_absent([cli.CACHE_DIR], "a new folder is taken; it is for --once")
     cli.configure_jax()
     config, sizes = options.setting()
     if ONCE.value:
@@ -79,15 +83,17 @@ def compile_once(config: Any, sizes: Any) -> dict[str, float]:
 
     from benchmarks.invented import invent_experiment
     from darlr_jax.experiment import make_run_epoch
+    from experiments import training
 
     imported_at = time.time()
     experiment = invent_experiment(config, sizes)
     keys = jax.vmap(jax.random.key)(jax.numpy.arange(options.SEEDS.value))
     init = jax.jit(jax.vmap(experiment.learner.init, (0, None)))
-    epoch: Any = make_run_epoch(experiment.learner)  # jitted
     started = time.perf_counter()
     fresh = init.lower(keys, experiment.tables)
     states = jax.eval_shape(init, keys, experiment.tables)
+    at_once = training.seeds_at_once(states)
+    epoch: Any = make_run_epoch(experiment.learner, at_once)  # jitted
     lowered = epoch.lower(states, *experiment[1:])
     traced = time.perf_counter()
     for program in (fresh, lowered):

@@ -49,6 +49,10 @@ _ON_ACCELERATOR = Extents(matrix=8192, softmax=1 << 26, memory=1 << 28)
 def main(argv: list[str]) -> None:
     """Measures and prints."""
     del argv
+    data = (cli.DATASET, cli.DATA_DIR, cli.TWIN, cli.TWIN_SCALE)
+    training = (cli.METHOD, cli.EPOCHS, cli.OVERRIDES)
+    ignored = (*data, *training, *options.SIZES, *options.LIMITS)
+    cli.require_absent(ignored, "a machine is measured, not an experiment")
     cli.configure_jax()
     began = session()
     options.show({"session": began, "figures": measured_rates()._asdict()})
@@ -103,10 +107,17 @@ def session() -> dict[str, Any]:
         **{name: described[name] for name in _OF_A_SESSION},
         "command": " ".join(["python", "-m", f"benchmarks.{program}", *sys.argv[1:]]),
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "memory_gib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30,
         "load": os.getloadavg()[0],
     }
+
+
+def cores() -> int:
+    """Cores that this process may use; where the system does not tell, all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -33,6 +33,11 @@ K_SEL = flags.DEFINE_integer(
 )
 
 
+# For programs that do not read them: `cli.require_absent`.
+LIMITS = (CALLS, SECONDS)
+SIZES = (SEEDS, USERS, ITEMS, K_SEL)
+
+
 class Limits(NamedTuple):
     """How often a program is called."""
 
@@ -49,6 +54,8 @@ def setting() -> tuple[ExperimentConfig, Sizes]:
     """
     from benchmarks.invented import sizes_of
 
+    files = (cli.DATA_DIR, cli.TWIN, cli.TWIN_SCALE)
+    cli.require_absent(files, "tables are invented, and no files are read")
     config = cli.experiment_config()
     if K_SEL.value is not None:
         config = with_references(config, K_SEL.value)

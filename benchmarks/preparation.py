@@ -29,6 +29,11 @@ from experiments import cli
 def main(argv: list[str]) -> None:
     """Measures and prints."""
     del argv
+    folders = (cli.DATA_DIR, cli.CACHE_DIR)
+    cli.require_absent(folders, "files are generated in a folder that is removed")
+    training = (cli.METHOD, cli.EPOCHS, cli.OVERRIDES)
+    ignored = (*training, *options.SIZES, *options.LIMITS)
+    cli.require_absent(ignored, "only --dataset and --twin_scale are read")
     config = cli.experiment_config()
     scale = cli.TWIN_SCALE.value or 1.0
     with tempfile.TemporaryDirectory(prefix="darlr_jax_") as folder:
@@ -48,14 +53,15 @@ def measure(name: str, scale: float, folder: pathlib.Path) -> dict[str, Any]:
         *("--twin", f"--twin_scale={scale}", f"--cache_dir={folder}"),
     ]
     seconds = [_time(command) for _ in range(2)]
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {
         "dataset": name,
         "twin_scale": scale,
         "twin_seconds": twin_seconds,
         "prepare_seconds": seconds[0],
         "again_seconds": seconds[1],
-        "peak_rss_mib": children.ru_maxrss / 1024,
+        # In the units of the system, as `memory.host_peak_mib` has them.
+        "peak_rss_mib": peak / 2**20 if sys.platform == "darwin" else peak / 1024,
     }
 
 

@@ -134,6 +134,9 @@ ON_ACCELERATOR = (
 def main(argv: list[str]) -> None:
     """Measures what was asked for, then writes the pages."""
     del argv
+    data = (cli.DATASET, cli.DATA_DIR, cli.TWIN, cli.TWIN_SCALE, cli.CACHE_DIR)
+    training = (cli.METHOD, cli.EPOCHS, cli.OVERRIDES)
+    cli.require_absent((*data, *training), "each piece has its own")
     pieces: list[Piece] = []
     if not TABLES_ONLY.value:
         kind = ON_ACCELERATOR if ACCELERATOR.value else PIECES

@@ -46,9 +46,14 @@ INVENTED = flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
     """Measures and prints."""
     del argv
+    sizes = (options.USERS, options.ITEMS)
+    cli.require_absent(sizes, "the data set has its own")
+    cli.require_absent([options.K_SEL], "here it is --set=selector.k_sel")
+    repeated = (cli.EPOCHS, *options.LIMITS)
+    cli.require_absent(repeated, "--repeats says how many epochs are timed")
+    config = cli.experiment_config()
     import jax
 
-    config = cli.experiment_config()
     cli.configure_jax()
     jax.config.update("jax_enable_compilation_cache", False)
     options.show(measure(config, options.SEEDS.value, REPEATS.value))

@@ -2,7 +2,7 @@
 
 A program is `(carry, *inputs) -> (carry, result)`. The carry is donated and comes back
 changed, as in a run, where the large state is never copied. All seeds are lifted in one
-program, as in a run.
+program, as in a run on an accelerator; on a CPU a run has them one after another.
 """
 
 from __future__ import annotations

@@ -464,7 +464,7 @@ def compile_epoch(experiment: Experiment, states: Any) -> Compiled:
     """The epoch of all states, as many side by side as the device is suited to."""
     say(f"compiling for {jax.devices()[0].device_kind}")
     started = time.perf_counter()
-    at_once = _side_by_side(states)
+    at_once = seeds_at_once(states)
     while True:
         run_epoch = make_run_epoch(experiment.learner, at_once)
         compiled = run_epoch.lower(states, *experiment[1:]).compile()  # type: ignore[attr-defined]
@@ -478,7 +478,7 @@ def compile_epoch(experiment: Experiment, states: Any) -> Compiled:
     return Compiled(compiled, time.perf_counter() - started, memory)
 
 
-def _side_by_side(states: Any) -> int:
+def seeds_at_once(states: Any) -> int:
     """How many of the states to try first: all, but on a CPU one after another.
 
     A CPU is as busy with one, and what one reads stays in its cache. An accelerator

@@ -9,7 +9,8 @@ same command: finished runs find nothing left to do.
 
 SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end a grid as they end a run: the runs under way
 keep what they have, no further one begins, and the exit code is 75. It is 75 too where
-a run alone was interrupted, 1 where one failed, and 2 where one could not be started.
+a run alone was interrupted, 1 where a flag is wrong or a run failed, and 2 where one
+could not be started.
 """
 
 from __future__ import annotations
@@ -59,6 +60,13 @@ _EPOCHS = flags.DEFINE_integer(
     "epochs", None, "Epochs of each run; as the preset says if absent.",
     lower_bound=1, flag_values=_FLAGS,
 )  # fmt: skip
+_CHECKPOINT_EVERY = flags.DEFINE_integer(
+    "checkpoint_every", None, "Epochs between checkpoints of each run; 1 if absent.",
+    lower_bound=1, flag_values=_FLAGS,
+)  # fmt: skip
+_CACHE_DIR = flags.DEFINE_string(
+    "cache_dir", None, "Of each run; the user's own if absent.", flag_values=_FLAGS
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs", "Parent of the run directories.", flag_values=_FLAGS
 )
@@ -70,9 +78,15 @@ _GRID = flags.DEFINE_multi_string(
     flag_values=_FLAGS,
 )  # fmt: skip
 _JOBS = flags.DEFINE_integer(
-    "jobs", 1, "Runs side by side; each gets its share of the cores.",
-    lower_bound=1, flag_values=_FLAGS,
-)  # fmt: skip
+    "jobs",
+    1,
+    "Runs side by side; each gets its share of the cores. With a GPU leave it at 1: a "
+    "run takes three quarters of its memory at the start, unless "
+    "XLA_PYTHON_CLIENT_PREALLOCATE=false is set, and of several GPUs all runs take the "
+    "first. Coefficients can share a GPU: --beside of experiments.train.",
+    lower_bound=1,
+    flag_values=_FLAGS,
+)
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print the commands and run none.", flag_values=_FLAGS
 )
@@ -261,11 +275,19 @@ def _shares_of_cores(parallel: int) -> Iterator[set[int]]:
         yield set(cores[index::parallel]) or {cores[index % len(cores)]}
 
 
+def _forwarded() -> list[str]:
+    """Flags that each run gets as they are."""
+    given = {"checkpoint_every": _CHECKPOINT_EVERY.value, "cache_dir": _CACHE_DIR.value}
+    return [f"--seeds={_SEEDS.value}"] + [
+        f"--{name}={value}" for name, value in given.items() if value is not None
+    ]
+
+
 def main(argv: Sequence[str]) -> int:
     """Expands the grid of the flags, prints it, runs it. Returns the exit status."""
     if len(argv) > 1:
         print(f"unexpected argument: {argv[1]}", file=sys.stderr)
-        return 2
+        return 1
     try:
         jobs = expand(
             _METHODS.value,
@@ -273,13 +295,13 @@ def main(argv: Sequence[str]) -> int:
             user_path(_WORKDIR.value),
             data_dir=_DATA_DIR.value,
             epochs=_EPOCHS.value,
-            options=[f"--seeds={_SEEDS.value}"],
+            options=_forwarded(),
             overrides=_SET.value,
             sweep=parse_sweep(_GRID.value),
         )
     except (config_lib.ConfigError, DataError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return 1
     for job in jobs:
         print(shlex.join(job.command))
     if _DRY_RUN.value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -246,20 +247,59 @@ def test_fastest_call_leaves_out_the_first():
     assert seen == list(range(len(seen)))
 
 
+def test_cores_are_counted_where_the_system_does_not_tell(monkeypatch):
+    assert machine.cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert machine.cores() == os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("module", "flag", "why"),
+    [
+        ("throughput", "--k_sel=30", "here it is --set=selector.k_sel"),
+        ("throughput", "--users=9", "the data set has its own"),
+        ("throughput", "--calls=2", "--repeats says how many epochs are timed"),
+        ("preparation", "--set=seed=1", "only --dataset and --twin_scale are read"),
+        ("preparation", "--data_dir=x", "generated in a folder that is removed"),
+        ("phases", "--data_dir=x", "tables are invented, and no files are read"),
+        ("compilation", "--calls=2", "a process compiles each program once"),
+        ("compilation", "--cache_dir=x", "a new folder is taken; it is for --once"),
+        ("machine", "--num_seeds=2", "a machine is measured, not an experiment"),
+        ("report", "--dataset=coat", "each piece has its own"),
+    ],
+)
+def test_flags_that_a_program_does_not_read_are_refused(module, flag, why):
+    command = [sys.executable, "-m", f"benchmarks.{module}", flag]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    name = flag.partition("=")[0]
+    assert done.stderr.startswith(f"error: {name}: ")
+    assert done.stderr.endswith(f"{why}\n")
+
+
+_SMALL = [f"--set={text}" for text in (*SYNTHETIC, *TRAINING, *REFERENCES)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "flags", "fields"),
     [
-        ("phases", ["--measure=training"], {"phases", "rates", "setting"}),
-        ("growth", ["--over=k_sel", "--values=2"], {"over", "value", "figures"}),
-        ("compilation", [], {"cold", "warm", "setting"}),
+        (
+            "phases",
+            ["--measure=training", "--calls=1", *_SMALL],
+            {"phases", "rates", "setting"},
+        ),
+        (
+            "growth",
+            ["--over=k_sel", "--values=2", "--calls=1", *_SMALL],
+            {"over", "value", "figures"},
+        ),
+        ("compilation", _SMALL, {"cold", "warm", "setting"}),
         ("machine", [], {"figures"}),
     ],
 )
 def test_programs_print_lines_of_json(module, flags, fields):
-    small = (*SYNTHETIC, *TRAINING, *REFERENCES)
     command = [sys.executable, "-m", f"benchmarks.{module}", "--json", *flags]
-    command += ["--calls=1", *(f"--set={text}" for text in small)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(records) == 1

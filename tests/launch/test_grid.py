@@ -110,16 +110,35 @@ def test_first_failure_ends_the_grid(tmp_path, capfd):
     assert "three" not in output
 
 
+_SHARE = """
+import os, pathlib, sys, time
+own, other = map(pathlib.Path, sys.argv[1:])
+own.touch()
+for _ in range(6000):
+    if other.exists():
+        break
+    time.sleep(0.01)
+print(sorted(os.sched_getaffinity(0)), os.environ["OMP_NUM_THREADS"])
+"""
+
+
 def test_side_by_side_each_has_its_log_and_its_share_of_the_cores(tmp_path):
-    code = "import os; print(sorted(os.sched_getaffinity(0)), os.environ[{!r}])"
-    code = code.format("OMP_NUM_THREADS")
-    jobs = [job(tmp_path / "new" / name, code) for name in "abc"]
+    """The first two wait for each other, and so have a share each."""
+    jobs = [
+        grid.Job(
+            tmp_path / "new" / name,
+            [sys.executable, "-c", _SHARE, str(tmp_path / name), str(tmp_path / other)],
+        )
+        for name, other in zip("abc", "baa", strict=True)
+    ]
     before = os.sched_getaffinity(0)
     assert grid.run(jobs, parallel=2) == []
     assert os.sched_getaffinity(0) == before
-    shares = {(tmp_path / "new" / f"{name}.log").read_text() for name in "abc"}
+    logs = [(tmp_path / "new" / f"{name}.log").read_text() for name in "abc"]
     expected = list(grid._shares_of_cores(2))
-    assert shares <= {f"{sorted(share)} {len(share)}\n" for share in expected}
+    shares = {f"{sorted(share)} {len(share)}\n" for share in expected}
+    assert set(logs[:2]) == shares
+    assert logs[2] in shares
 
 
 def test_the_log_of_an_earlier_session_stays(tmp_path):
@@ -188,6 +207,19 @@ def test_dry_run_prints_and_runs_nothing(launch, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_flags_of_each_run_are_handed_on_where_they_are_given(launch):
+    given = ("--checkpoint_every=10", "--cache_dir=my cache")
+    done = launch("--methods=mbpo,dorl", *given, "--dry_run")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all("--checkpoint_every=10 '--cache_dir=my cache'" in line for line in lines)
+    plain = launch("--methods=mbpo", "--dry_run").stdout
+    assert "--checkpoint_every" not in plain
+    assert "--cache_dir" not in plain
+    assert launch("--checkpoint_every=0").returncode == 1
+
+
 def test_exit_status_and_the_command_that_failed(launch):
     assert launch("--methods=mbpo").returncode == 0
     done = launch("--methods=mbpo,dorl,darlr")
@@ -198,17 +230,17 @@ def test_exit_status_and_the_command_that_failed(launch):
 
 
 @pytest.mark.parametrize(
-    ("argument", "message"),
+    ("argument", "status", "message"),
     [
-        ("--methods=darl", "did you mean 'darlr'"),
-        ("--workdir=~nobody_at_all/x", "there is no such home folder"),
-        ("stray", "unexpected argument: stray"),
-        ("--workdir=experiments/train.py/runs", "runs: cannot start a run (Not a"),
+        ("--methods=darl", 1, "did you mean 'darlr'"),
+        ("--workdir=~nobody_at_all/x", 1, "there is no such home folder"),
+        ("stray", 1, "unexpected argument: stray"),
+        ("--workdir=experiments/train.py/runs", 2, "runs: cannot start a run (Not a"),
     ],
 )
-def test_bad_input_is_one_line(launch, argument, message):
+def test_bad_input_is_one_line(launch, argument, status, message):
     done = launch(argument, "--jobs=2")
-    assert done.returncode == 2
+    assert done.returncode == status
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

@@ -37,7 +37,8 @@ def test_an_interrupted_run_ends_the_grid_and_is_no_failure(tmp_path, capfd, end
 
 
 def test_a_failure_outweighs_an_interruption(tmp_path):
-    codes = ["sys.exit(75)", "time.sleep(0.3); sys.exit(1)"]
+    # The second has begun before the end of the first is noticed, and ends after it.
+    codes = ["time.sleep(0.5); sys.exit(75)", "time.sleep(1); sys.exit(1)"]
     jobs = [job(tmp_path / name, f"import sys, time; {code}")
             for name, code in zip("ab", codes, strict=True)]  # fmt: skip
     assert grid.run(jobs, parallel=2) == [jobs[1]]
@@ -101,34 +102,38 @@ def test_a_grid_lets_the_run_under_way_finish(under_way, number, whole_group):
     assert "dorl" not in out
 
 
+@pytest.fixture
+def submit(tmp_path):
+    """Runs the template where programs of Slurm are the given lines of shell."""
+
+    def run(programs, *arguments, **variables):
+        for name, code in programs.items():
+            program = tmp_path / name
+            program.write_text(f"#!/bin/sh\necho {name}\n{code}\n")
+            program.chmod(0o755)
+        set_by_users = ("PYTHON", "JAX_PLATFORMS", "SLURM_CPUS_PER_TASK")
+        clean = {k: v for k, v in os.environ.items() if k not in set_by_users}
+        return subprocess.run(
+            ["bash", str(ROOT / "launch" / "slurm.sbatch"), *arguments],
+            env=clean
+            | {
+                "PATH": f"{tmp_path}:{os.environ['PATH']}",
+                "SLURM_SUBMIT_DIR": str(tmp_path),
+                "SLURM_JOB_ID": "17",
+            }
+            | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
 @pytest.mark.parametrize(("status", "requeued"), [(75, True), (0, False), (1, False)])
-def test_the_slurm_job_queues_again_where_it_was_interrupted(
-    tmp_path, status, requeued
-):
-    for name, code in {
-        "srun": f'echo "$@"; exit {status}',
-        "scontrol": 'echo "$@"',
-    }.items():
-        program = tmp_path / name
-        program.write_text(f"#!/bin/sh\necho {name}\n{code}\n")
-        program.chmod(0o755)
-    done = subprocess.run(
-        [
-            "bash",
-            str(ROOT / "launch" / "slurm.sbatch"),
-            "--grid=a.b=1,2",
-            "--set=c=d e",
-        ],
-        env=os.environ
-        | {
-            "PATH": f"{tmp_path}:{os.environ['PATH']}",
-            "SLURM_SUBMIT_DIR": str(tmp_path),
-            "SLURM_JOB_ID": "17",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_the_slurm_job_queues_again_where_it_was_interrupted(submit, status, requeued):
+    programs = {"srun": f'echo "$@"; exit {status}', "scontrol": 'echo "$@"'}
+    done = submit(programs, "--grid=a.b=1,2", "--set=c=d e")
     assert done.returncode == status, done.stderr
     lines = done.stdout.splitlines()
     assert lines[:2] == [
@@ -138,7 +143,23 @@ def test_the_slurm_job_queues_again_where_it_was_interrupted(
     assert lines[2:] == (["scontrol", "requeue 17"] if requeued else [])
 
 
+@pytest.mark.parametrize(
+    ("variables", "seen"),
+    [
+        ({}, "none cuda"),
+        ({"SLURM_CPUS_PER_TASK": "8"}, "8 cuda"),
+        ({"JAX_PLATFORMS": "cpu"}, "none cpu"),
+    ],
+)
+def test_what_the_slurm_job_hands_on(submit, variables, seen):
+    """The cores, which srun does not inherit, and that a CPU will not do."""
+    code = 'echo "${SRUN_CPUS_PER_TASK-none} $JAX_PLATFORMS"'
+    done = submit({"srun": code}, **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"srun\n{seen}\n"
+
+
 def test_slurm_signals_what_the_grid_listens_to():
     text = (ROOT / "launch" / "slurm.sbatch").read_text()
-    assert "#SBATCH --signal=USR1@120\n" in text
+    assert "#SBATCH --signal=USR1@900\n" in text
     assert signal.SIGUSR1 in SIGNALS
