@@ -5,7 +5,8 @@
 For each folder of runs: a table of means of its methods and one of its other rows, all
 of them with bootstrap intervals and differences paired by seed, what the papers claim
 beside what was found, the tables of `experiments.reproduce` of which every row is there
-(in a brief form too, for pages), what each run took, and a page with pictures; where
+(in a brief form too, for pages), what each run took, how scores go with the share of
+items that come up, and a page with pictures; where
 DATASET_repeat holds runs of DATASET once more, DATASET_more_seeds with other seeds, or
 DATASET_other_world_model on another world model, what became of their differences. A
 run that is missing a file, malformed or failed stops the program; none is left out.
@@ -28,6 +29,7 @@ from absl import flags
 from darlr_jax.config import ConfigError
 from darlr_jax.files import replacing
 from darlr_jax.runs import claims
+from darlr_jax.runs.breadth import breadth_note, breadth_rows, breadth_table
 from darlr_jax.runs.comparison import (
     comparison_table,
     paired,
@@ -161,6 +163,7 @@ def files_of(root: pathlib.Path, dataset: str) -> dict[str, str]:
             tables[name] = _repeats_table(group, read_group(folder), second)
     if group.methods and group.others:
         tables[f"{dataset}_changed.md"] = _changed_table(group)
+    tables |= _breadth_tables(group)
     plans = whole_tables(group, published)
     for table in plans:
         texts = plan_texts(table) | {"_brief.md": brief_text(table)}
@@ -205,6 +208,18 @@ def _paired_tables(group: Group, published: PublishedScores) -> dict[str, str]:
         notes = [claims.NOTE, *_notes(group, group.methods), *faults(beside)]
         made[f"{name}_claims.md"] = _text(claimed, notes)
     return made
+
+
+def _breadth_tables(group: Group) -> dict[str, str]:
+    """Score by how many items come up, of rows that may repeat items in training."""
+    rows = breadth_rows(group.runs)
+    if rows.empty:
+        return {}
+    notes = [breadth_note(rows), *_payer(group.truth)]
+    return {
+        f"{group.name}_breadth.md": _text(breadth_table(rows), notes),
+        f"{group.name}_breadth_rows.md": _text(rows, notes),
+    }
 
 
 def _changed_table(group: Group) -> str:
