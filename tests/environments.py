@@ -7,6 +7,12 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parent.parent
 
+# As pytest has them (pyproject.toml): these processes share the compilation cache too.
+WARNINGS = (
+    *("-W", "error"),
+    *("-W", "ignore:Error reading persistent compilation cache entry:UserWarning"),
+)
+
 
 def with_devices(count: int) -> dict[str, str]:
     """Those of this process, for one that computes on so many devices of the CPU.

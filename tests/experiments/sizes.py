@@ -12,6 +12,7 @@ TRAINING = (
     "world_model.hidden=(8,)",
     "world_model.members=2",
     "world_model.epochs=1",
+    "world_model.batch_size=32",
     "environment.max_turn=5",
     "tracker.kind=average",
     "recommender.hidden=(8,)",

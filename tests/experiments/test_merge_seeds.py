@@ -27,8 +27,8 @@ from tests.experiments.sizes import SYNTHETIC, TRAINING
 from tests.simulation.worlds import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-SEEDS = [0, 1, 3]
-PIECES = ([3, 0], [1])
+SEEDS = [0, 1, 2, 3]
+PIECES = ([3, 0], [2, 1])
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,14 +7,15 @@ the middle of it; in processes of their own, runs are compared bit for bit.
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
-import pathlib
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import types
 
 import jax
@@ -28,6 +29,7 @@ from darlr_jax import config as config_lib
 from darlr_jax.data.loading import load_dataset, world_model_hash
 from darlr_jax.experiment import Experiment
 from darlr_jax.presets import preset
+from darlr_jax.runs import directory
 from darlr_jax.runs.checkpoint import Checkpointer
 from darlr_jax.runs.directory import RunDirectory, RunError
 from darlr_jax.runs.preemption import SIGNALS, Interrupted, StopRequest
@@ -36,10 +38,10 @@ from darlr_jax.runs.writers import MetricsWriter
 from darlr_jax.types import AgentState, TrainState, WorldModelTables
 from darlr_jax.world_model.ensemble import FitState
 from experiments import diagnosis, session, training
+from tests.environments import ROOT, WARNINGS
 from tests.experiments.sizes import SYNTHETIC, TRAINING
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-SETTINGS = (*SYNTHETIC, *TRAINING, "world_model.batch_size=32")
+SETTINGS = (*SYNTHETIC, *TRAINING)
 
 
 def status_of(workdir):
@@ -120,7 +122,9 @@ def train(config, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_forecast", lambda *_: None)
     monkeypatch.setattr(diagnosis, "write_estimates", lambda *_: None)
 
-    def start(during=lambda epoch: None, stop=None, every=100):
+    def start(
+        during=lambda epoch: None, stop=None, every=100, compile_epoch=lambda *_: None
+    ):
         def epoch(states, *tables):
             assert tables[:2] == experiment[1:3]
             states = states.replace(epoch=states.epoch + 1)
@@ -129,7 +133,9 @@ def train(config, dataset, tmp_path, monkeypatch):
             return states, counters | {"NX_0_R_tra": np.ones(1)}
 
         compiled = training.Compiled(epoch, 0.0, training.Memory(0, 0, 0, None))
-        monkeypatch.setattr(training, "compile_epoch", lambda *_: compiled)
+        monkeypatch.setattr(
+            training, "compile_epoch", lambda *a: compile_epoch(*a) or compiled
+        )
         session.train(
             {str(workdir): config},
             dataset,
@@ -308,6 +314,72 @@ def test_time_that_is_up_while_tables_are_predicted_keeps_every_epoch(
     assert store.load(config.world_model, world_model_hash(dataset))[1] == REPORT
 
 
+def test_a_run_that_goes_on_under_another_commit_says_so(train, monkeypatch, capfd):
+    commits = iter("aabb")
+    monkeypatch.setattr(directory, "git_commit", lambda: next(commits) * 40)
+    for epoch in (1, 2, 3):
+        with StopRequest() as stop, pytest.raises(Interrupted):
+            train(send(signal.SIGTERM, in_epoch=epoch), stop)
+        said = capfd.readouterr().err
+        assert ("computed by others" in said) == (epoch == 3)
+    assert (
+        f"{train.workdir}: so far it was computed by others (commit aaaaaaaaa -> "
+        "bbbbbbbbb); to begin anew, --overwrite or another --workdir"
+    ) in said
+    train()
+    assert "computed by others" not in capfd.readouterr().err
+
+
+def test_a_run_that_goes_on_with_another_fit_says_so_and_keeps_the_first(
+    train, config, dataset, tmp_path, capfd
+):
+    store = WorldModelStore(tmp_path / "world_models")
+    for epoch, loss in ((1, 0.25), (2, 0.25), (3, 0.2500001)):
+        report = [row | {"loss": loss} for row in REPORT]
+        where = config.world_model, world_model_hash(dataset)
+        store.save(*where, TABLES, report)
+        with StopRequest() as stop, pytest.raises(Interrupted):
+            train(send(signal.SIGTERM, in_epoch=epoch), stop)
+        said = capfd.readouterr().err
+        assert ("began with another fit of its world model" in said) == (epoch == 3)
+    kept = json.loads((train.workdir / "world_model.json").read_text())["epochs"]
+    assert {row["loss"] for row in kept} == {0.25}
+
+
+@pytest.mark.parametrize("when", ["compiling", "training"])
+def test_memory_that_is_not_there_is_one_line(train, monkeypatch, when):
+    def out_of_memory(*_):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nmore"
+        )
+
+    if when == "compiling":
+        start = functools.partial(train, compile_epoch=out_of_memory)
+    else:
+        start = functools.partial(train, out_of_memory)
+    with pytest.raises(RunError, match=r"not enough memory .*; need less: ") as error:
+        start()
+    assert "\n" not in str(error.value)
+    assert status_of(train.workdir)[0] == "failed"
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(train, capfd, caplog):
+    train(every=1)
+    checkpoints = train.workdir / "checkpoints"
+    manifest = checkpoints / "4" / "state" / "manifest.ocdbt"
+    manifest.write_bytes(manifest.read_bytes()[:20])
+    capfd.readouterr()
+    kept = []
+    train(lambda epoch: kept.append((epoch, epochs_in(train.workdir))), every=1)
+    assert f"{checkpoints / '4'}: damaged checkpoint" in caplog.text
+    assert f"{train.workdir}: continues after epoch 3\n" in capfd.readouterr().err
+    assert kept == [(4, [1, 2, 3])]
+    assert epochs_in(train.workdir) == [1, 2, 3, 4]
+    assert (checkpoints / "damaged_4").is_dir()
+    assert last_checkpoint(train.workdir) == 4
+    assert status_of(train.workdir)[0] == "finished"
+
+
 def refuse(code):
     def write(*_, **__):
         raise OSError(code, os.strerror(code))
@@ -386,7 +458,7 @@ class Process:
         ]
         self._popen = subprocess.Popen(
             [
-                *(*shell, sys.executable, "-W", "error"),
+                *(*shell, sys.executable, *WARNINGS),
                 *("-m", "experiments.train", *self.command),
             ],
             cwd=ROOT,
@@ -402,13 +474,17 @@ class Process:
         )
         self.said: list[str] = []
 
-    def in_an_epoch(self):
-        """Returns when an epoch is over, and the next one under way."""
+    def wait_for(self, words):
+        """Returns when it has said so."""
         for line in self._popen.stderr:
             self.said.append(line)
-            if " steps/s " in line:
+            if words in line:
                 return self
         raise AssertionError("".join(self.said))
+
+    def in_an_epoch(self):
+        """Returns when an epoch is over, and the next one under way."""
+        return self.wait_for(" steps/s ")
 
     def signal(self, number):
         self._popen.send_signal(number)
@@ -495,12 +571,6 @@ def test_a_run_stopped_and_killed_in_every_way_equals_one_that_was_not(
     process.signal(signal.SIGKILL)
     assert process.end() == -signal.SIGKILL
     assert status_of(workdir) == ("running", "killed")
-
-    process = Process(cache, workdir).in_an_epoch().signal(signal.SIGINT)
-    while not process.said[-1].startswith("SIGINT: stopping"):
-        process.said.append(process._popen.stderr.readline())
-    assert process.signal(signal.SIGINT).end() == 130
-    assert status_of(workdir) == ("running", "killed")
     assert last_checkpoint(workdir) >= stopped
 
     process = Process(cache, workdir).in_an_epoch().signal(signal.SIGUSR1)
@@ -509,5 +579,17 @@ def test_a_run_stopped_and_killed_in_every_way_equals_one_that_was_not(
     assert_same_run(workdir, uninterrupted)
     record = json.loads((workdir / "run.json").read_text())
     assert [earlier["status"] for earlier in record["earlier_sessions"]] == [
-        *("interrupted", "killed", "killed", "interrupted")
+        *("interrupted", "killed", "interrupted")
     ]
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_a_run_at_once(cache, tmp_path):
+    """In an epoch of minutes: it is not over before the second one comes."""
+    long = "--set=training.steps_per_epoch=100000000"
+    process = Process(cache, tmp_path / "run", long)
+    process.wait_for("an epoch is expected to take")
+    time.sleep(2)  # until it is under way: asked before it, a run ends in order
+    process.signal(signal.SIGINT).wait_for("SIGINT: stopping")
+    assert process.signal(signal.SIGINT).end() == 130
+    assert status_of(tmp_path / "run") == ("running", "killed")

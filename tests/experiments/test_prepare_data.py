@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import pwd
 import re
 import subprocess
@@ -19,9 +18,9 @@ from darlr_jax.data import fetch, loading, twins, yahoo
 from darlr_jax.data.dataset import DataError
 from darlr_jax.data.sources import SOURCES
 from experiments import cli, prepare_data, reproduce, session, train
+from tests.environments import ROOT, WARNINGS
 from tests.experiments.sizes import REFERENCES, TRAINING
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 TINY = 1e-3  # of the official counts
 SETTINGS = (*TRAINING, *REFERENCES, "world_model.batch_size=1024")
 LOG = "user_id,item_id,rating\n" + "".join(
@@ -43,7 +42,7 @@ class Done(NamedTuple):
 def run(program: str, *arguments: str) -> Done:
     """`python -m PROGRAM` in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", program, *arguments],
+        [sys.executable, *WARNINGS, "-m", program, *arguments],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
         capture_output=True,

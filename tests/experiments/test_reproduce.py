@@ -240,7 +240,7 @@ def test_a_home_folder_may_be_written_as_tilde(
 @pytest.mark.slow
 def test_two_rows_interrupted_and_continued(tmp_path):
     """The real programs: stopped in the middle, continued, finished, then skipped."""
-    settings = (*SYNTHETIC, *TRAINING, *REFERENCES, "world_model.batch_size=32")
+    settings = (*SYNTHETIC, *TRAINING, *REFERENCES)
     command = [
         *(sys.executable, "-m", "experiments.reproduce", "--table=curves"),
         *("--dataset=synthetic", "--seeds=0,1", "--epochs=2", "--rows=darlr,dorl"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import math
 import os
@@ -17,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from darlr_jax import config as config_lib
 from darlr_jax.data import coat
@@ -25,12 +29,13 @@ from darlr_jax.presets import preset
 from darlr_jax.runs.arrays import load_arrays
 from darlr_jax.runs.checkpoint import Checkpointer
 from darlr_jax.runs.directory import RunError
-from experiments import session, training
+from experiments import cli, session, training
+from experiments import train as program
+from tests.environments import ROOT, WARNINGS
 from tests.experiments.sizes import REFERENCES, SYNTHETIC, TRAINING
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 EPOCHS, SEEDS = 4, [0, 1]
-SETTINGS = (*SYNTHETIC, *TRAINING, *REFERENCES, "world_model.batch_size=32")
+SETTINGS = (*SYNTHETIC, *TRAINING, *REFERENCES)
 
 
 class Done(NamedTuple):
@@ -44,7 +49,7 @@ class Done(NamedTuple):
 def run(*arguments: str) -> Done:
     """`python -m experiments.train` with these arguments alone."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "experiments.train", *arguments],
+        [sys.executable, *WARNINGS, "-m", "experiments.train", *arguments],
         cwd=ROOT,
         env=os.environ
         | {
@@ -58,6 +63,21 @@ def run(*arguments: str) -> Done:
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def call(*arguments: str) -> Done:
+    """The same in this process, which spares imports, where it is to be refused."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+        pytest.MonkeyPatch.context() as patch,
+        flagsaver.flagsaver(),
+        pytest.raises(cli._user_errors()) as error,
+    ):
+        patch.setattr(cli, "configure_jax", lambda: None)
+        flags.FLAGS(["train", *arguments])
+        program.main([])
+    return Done(1, out.getvalue(), f"{err.getvalue()}{cli._in_one_line(error.value)}")
 
 
 def tiny(cache: pathlib.Path, *arguments: str) -> list[str]:
@@ -287,16 +307,14 @@ def spoil(monkeypatch):
     yield start
 
 
-def test_a_run_stopped_twice_equals_one_that_was_not(
+def test_a_run_that_failed_and_goes_on_equals_one_that_did_not(
     finished, cache, tmp_path, spoil, monkeypatch
 ):
-    """First it is asked for one epoch alone, then both seeds fail in epoch 4.
+    """Both seeds fail in epoch 4.
 
     The last checkpoint is that of epoch 2, so that epoch 3 is learned anew.
     """
     workdir = tmp_path / "run"
-    train(cache, workdir, 1)
-    assert metrics_of(workdir)["epoch"].tolist() == [1, 1]
     with monkeypatch.context() as patch:
         spoil(4, np.array([0, 1]))
         with pytest.raises(FloatingPointError) as error:
@@ -452,52 +470,54 @@ def test_data_that_cannot_be_read_are_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("start", "arguments", "message"),
     [
-        (["--set=selector.k_sel=12"], "must be below the number of users (12)"),
-        (["--method=roler", "--set=reward.neighbours=13"],
+        (run, ["--set=selector.k_sel=12"], "must be below the number of users (12)"),
+        (call, ["--method=roler", "--set=reward.neighbours=13"],
          "reward.neighbours=13: there are 12 users"),
-        (["--set=dataset.synthetic.num_clusters=13"], "num_clusters=13: must not"),
-        (["--method=roler", "--set=tracker.kind=transformer", "--set=tracker.heads=5"],
-         "tracker.heads=5"),
-        (["--resume=must"], "no run to resume"),
+        (call, ["--set=dataset.synthetic.num_clusters=13"],
+         "num_clusters=13: must not"),
+        (call, ["--method=roler", "--set=tracker.kind=transformer",
+                "--set=tracker.heads=5"], "tracker.heads=5"),
+        (call, ["--resume=must"], "no run to resume"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )  # fmt: skip
 def test_what_does_not_fit_the_data_is_refused_before_a_run_begins(
-    cache, tmp_path, arguments, message
+    cache, tmp_path, start, arguments, message
 ):
     workdir = tmp_path / "run"
-    done = run(*tiny(cache, f"--workdir={workdir}", *arguments))
+    done = start(*tiny(cache, f"--workdir={workdir}", *arguments))
     assert_one_line(done, message)
     assert_nothing_written(workdir)
 
 
-@pytest.mark.parametrize("flag", ["--workdir", "--cache_dir"])
-def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path, cache, flag):
+@pytest.mark.parametrize(("start", "flag"), [(call, "--workdir"), (run, "--cache_dir")])
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path, cache, start, flag):
     (tmp_path / "file").write_text("")
     below, workdir = tmp_path / "file" / "below", tmp_path / "run"
-    done = run(*tiny(cache, f"--workdir={workdir}", f"{flag}={below}"))
+    done = start(*tiny(cache, f"--workdir={workdir}", f"{flag}={below}"))
     assert_one_line(done, str(below))
     assert_nothing_written(workdir)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("start", "argument", "message"),
     [
-        (["--set=selector.k_sel=2"], "another experiment (selector.k_sel: 3 -> 2)"),
-        (["--seeds=0,2"], "holds another experiment (seeds: [0, 1] -> [0, 2])"),
-        (["--resume=never"], "holds a run already"),
-        (["--epochs=1"], "has 4 epochs already; --epochs is fewer"),
+        (run, "--set=selector.k_sel=2", "another experiment (selector.k_sel: 3 -> 2)"),
+        (call, "--seeds=0,2", "holds another experiment (seeds: [0, 1] -> [0, 2])"),
+        (call, "--resume=never", "holds a run already"),
+        (call, "--epochs=1", "has 4 epochs already; --epochs is fewer"),
     ],
-    ids=lambda value: value[-1] if isinstance(value, list) else "",
-)  # fmt: skip
-def test_another_command_leaves_a_finished_run_as_it_is(finished, arguments, message):
+)
+def test_another_command_leaves_a_finished_run_as_it_is(
+    finished, start, argument, message
+):
     command, _, workdir = finished
     names = ("config.json", "metrics.csv", "run.json", "world_model.json")
     before = {name: (workdir / name).read_bytes() for name in names}
     try:
-        assert_one_line(run(*command, *arguments), message)
+        assert_one_line(start(*command, argument), message)
         assert {name: (workdir / name).read_bytes() for name in names} == before
     finally:
         for name, content in before.items():  # the other tests share this run

@@ -23,7 +23,7 @@ from darlr_jax.runs import checkpoint
 from darlr_jax.runs.checkpoint import Checkpointer
 from darlr_jax.runs.directory import Identity, RunError
 from darlr_jax.types import AgentState, TrainState
-from tests.environments import ROOT, with_devices
+from tests.environments import ROOT, WARNINGS, with_devices
 
 
 def make_state(seed=0, *, impl=None, seeds=3):
@@ -330,7 +330,7 @@ for attempt in range(8):
 def test_saves_that_fail_leave_nothing_on_the_terminal(tmp_path):
     """Each of them is one error; the storage has 39 more to report to nobody."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", FAILING, str(tmp_path)],
+        [sys.executable, *WARNINGS, "-c", FAILING, str(tmp_path)],
         env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -456,7 +456,7 @@ def test_another_number_of_devices(tmp_path):
     with Checkpointer(tmp_path) as checkpoints:
         checkpoints.save(make_state(1, seeds=4), 1)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", _OTHER_DEVICES, str(tmp_path)],
+        [sys.executable, *WARNINGS, "-c", _OTHER_DEVICES, str(tmp_path)],
         env=with_devices(4),
         capture_output=True,
         text=True,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from darlr_jax.runs.checkpoint import Checkpointer
-from tests.environments import ROOT, with_devices
+from tests.environments import ROOT, WARNINGS, with_devices
 from tests.runs.test_checkpoint import assert_same, make_state
 
 SEEDS = 4
@@ -45,7 +45,7 @@ def restore(folder, epoch, layout):
 def process(devices, folder, *calls):
     """Makes the calls, as "save 1 sharded", in a process with so many devices."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", __name__, str(folder), *calls],
+        [sys.executable, *WARNINGS, "-m", __name__, str(folder), *calls],
         cwd=ROOT,
         env=with_devices(devices),
         capture_output=True,

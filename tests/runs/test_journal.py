@@ -21,7 +21,8 @@ def metrics(epoch, **changes):
     return {
         "epoch": np.full(3, epoch),
         "env_steps": np.full(3, 100 * epoch),
-        "NX_0_R_tra": np.array([1.0, 2.0, 6.0]) + epoch,
+        "NX_0_R_tra": np.full(3, 50.0),  # of drawn users, which choose no best epoch
+        "NX_0_all_users_R_tra": np.array([1.0, 2.0, 6.0]) + epoch,
         "recommender_entropy": np.ones(3),
     } | changes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -10,13 +11,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from orbax.checkpoint import v1 as ocp
 
-from tests.environments import ROOT, with_devices
+from tests.environments import ROOT, WARNINGS, with_devices
 from tests.experiments.sizes import SYNTHETIC, TRAINING
 
 EPOCHS = 60
@@ -24,7 +26,6 @@ SETTINGS = (
     *SYNTHETIC,
     *TRAINING,
     "world_model.epochs=20",
-    "world_model.batch_size=16",
     "training.steps_per_epoch=8000",
     "evaluation.all_users=false",
 )
@@ -45,7 +46,7 @@ class Run:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # until `close`
         self._popen = subprocess.Popen(
             [
-                *(sys.executable, "-W", "error", "-m", "experiments.train"),
+                *(sys.executable, *WARNINGS, "-m", "experiments.train"),
                 *(f"--set={setting}" for setting in SETTINGS),
                 *("--method=mbpo", f"--epochs={EPOCHS}", "--checkpoint_every=1"),
                 *(f"--cache_dir={cache}", f"--workdir={workdir}", *arguments),
@@ -85,6 +86,18 @@ class Run:
             entry.name.isdecimal() for entry in self.workdir.glob("checkpoints/*")
         ):
             assert self.wait(0.02) is None, self.said
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """It stands still inside the block, and goes on where it was."""
+        self._popen.send_signal(signal.SIGSTOP)
+        try:
+            either = os.WSTOPPED | os.WEXITED | os.WNOWAIT
+            state = os.waitid(os.P_PID, self.pid, either)
+            assert state and state.si_code == os.CLD_STOPPED, self.said
+            yield
+        finally:
+            self._popen.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Ends it, wherever it is."""

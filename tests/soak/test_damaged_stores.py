@@ -30,6 +30,7 @@ from tests.soak import damage, plain
 from tests.soak.scale import count, report
 
 CASES = count(short=40, long=1000)
+CHECKPOINTS = count(short=12, long=1000)  # a case of which takes a second
 CONFIG = preset("synthetic", "mbpo")
 EPOCHS = 4
 KEY = "0" * 64
@@ -136,7 +137,7 @@ def test_damaged_checkpoints(spare_checkpoints, tmp_path, caplog):
     folder, faults = tmp_path / "checkpoints", damage.Faults()
     shutil.copytree(spare_checkpoints, folder)
     expected = {epoch: np.asarray(state_after(epoch)["weights"]) for epoch in (1, 2)}
-    for number in range(CASES):
+    for number in range(CHECKPOINTS):
         with damage.spared(folder, spare_checkpoints):
             case = harm(folder, number)
             found = damage.judge(
@@ -147,7 +148,7 @@ def test_damaged_checkpoints(spare_checkpoints, tmp_path, caplog):
                 faults.outcomes[f"epoch {epoch}"] += 1
                 if not np.array_equal(weights, expected[epoch]):
                     faults.append(f"{case}: another state is restored")
-    report("damaged checkpoints", inputs=CASES, **faults.outcomes)
+    report("damaged checkpoints", inputs=CHECKPOINTS, **faults.outcomes)
     said = [r.getMessage() for r in caplog.records if "checkpoint (" not in r.msg]
     assert said == []
     faults.none()

@@ -257,6 +257,7 @@ def test_the_selector_is_paid_by_its_own_formula():
     config = tiny("darlr", **SMALL, selector__lambda_s=0.5, selector__lambda_d=0.25)
     feedback = base = simulator(config).base
     transitions, _ = roll_out(config, first_state(config))
+    overlaps = set()
     for turn, sessions in turns(transitions):
         for row, user, item, _ in sessions:
             picked = transitions.selector.users[turn, row].tolist()
@@ -271,6 +272,15 @@ def test_the_selector_is_paid_by_its_own_formula():
             ]
             found = transitions.selector.reward[turn, row]
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+            # And what is reported of the picks.
+            metrics = {k: v[turn, row] for k, v in transitions.metrics.items()}
+            expected = reference.mean(diversity)
+            np.testing.assert_allclose(metrics["diversity"], expected, atol=1e-5)
+            nearest = reference.nearest(feedback, user, 2, include_self=False)
+            overlap = reference.mean([pick in nearest for pick in picked])
+            assert metrics["knn_overlap"] == overlap
+            overlaps.add(overlap)
+    assert overlaps == {0.0, 0.5, 1.0}
 
 
 def test_inflation_is_of_the_references_whatever_is_paid():

@@ -12,6 +12,7 @@ import pytest
 
 from darlr_jax.agents import recommender, selector
 from darlr_jax.agents.a2c import Losses
+from darlr_jax.training import update
 from darlr_jax.training.update import stored_decisions, update_agents
 from darlr_jax.types import Observation, RewardScale, SelectorTrajectory, Transition
 from tests import reference_simulation as reference
@@ -65,10 +66,12 @@ def record_minibatches(monkeypatch, config, transitions):
 
     monkeypatch.setattr(recommender, "loss_gradients", of_recommender)
     monkeypatch.setattr(selector, "loss_gradients", of_selector)
-    experiment = assemble(config)
+    # Nothing moves by gradients of zero, and Adam would take its time without jit.
+    monkeypatch.setattr(update, "_apply", lambda agent, *_: agent)
+    experiment, state = assemble(config), first_state(config)
     with jax.disable_jit():  # scans become loops over arrays that can be looked at
         _, means = update_agents(
-            first_state(config),
+            state,
             transitions,
             jax.random.key(0),
             UNIT_SCALE,
