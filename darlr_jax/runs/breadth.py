@@ -1,8 +1,8 @@
 """How many different items policies recommend, beside what that scores.
 
-Policies that learn where items may repeat, as published, settle on few items; where
-none may repeat (NX_0) they are asked for thirty. What they recommend then was hardly
-learned: the share of the items that come up tells how far it is one list for all users.
+Policies learn where items may repeat, as published, and are asked for items that do
+not (NX_0), which training hardly has. The share of the items that come up then tells
+how far what they recommend is one list for all users.
 """
 
 from __future__ import annotations
