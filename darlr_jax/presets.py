@@ -7,7 +7,6 @@ choice where neither says anything. The module imports neither JAX nor NumPy.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from darlr_jax.config import ConfigError, ExperimentConfig, nearest_name, replace
@@ -195,7 +194,6 @@ _COEFFICIENTS: dict[tuple[str, str], tuple[float, float]] = {
 DATASETS = tuple(sorted(_DATASETS))
 
 
-@functools.cache  # tables ask for each several times a row
 def preset(dataset: str, method: str) -> ExperimentConfig:
     """The configuration of `method` on `dataset`.
 
