@@ -29,7 +29,12 @@ from absl import flags
 from darlr_jax.config import ConfigError
 from darlr_jax.files import replacing
 from darlr_jax.runs import claims
-from darlr_jax.runs.breadth import breadth_note, breadth_rows, breadth_table
+from darlr_jax.runs.breadth import (
+    breadth_note,
+    breadth_rows,
+    breadth_seeds,
+    breadth_table,
+)
 from darlr_jax.runs.comparison import (
     comparison_table,
     paired,
@@ -212,10 +217,10 @@ def _paired_tables(group: Group, published: PublishedScores) -> dict[str, str]:
 
 def _breadth_tables(group: Group) -> dict[str, str]:
     """Score by how many items come up, of rows that may repeat items in training."""
-    rows = breadth_rows(group.runs)
-    if rows.empty:
+    seeds = breadth_seeds(group.runs)
+    if seeds.empty:
         return {}
-    notes = [breadth_note(rows), *_payer(group.truth)]
+    rows, notes = breadth_rows(seeds), [breadth_note(seeds), *_payer(group.truth)]
     return {
         f"{group.name}_breadth.md": _text(breadth_table(rows), notes),
         f"{group.name}_breadth_rows.md": _text(rows, notes),

@@ -9,7 +9,12 @@ import pytest
 
 from darlr_jax.config import replace
 from darlr_jax.presets import preset
-from darlr_jax.runs.breadth import breadth_note, breadth_rows, breadth_table
+from darlr_jax.runs.breadth import (
+    breadth_note,
+    breadth_rows,
+    breadth_seeds,
+    breadth_table,
+)
 from darlr_jax.runs.results import FinishedRun
 
 MASKED = {"recommender.mask_used_items": True}
@@ -34,7 +39,8 @@ def run(name, share, score, epochs=4, method="mbpo", changes=None, drop=()):
 
 
 def test_rows_are_means_of_the_last_quarter_by_rising_share():
-    found = breadth_rows([run("wide", 0.8, 70.0), run("narrow", 0.2, 75.0)])
+    runs = [run("wide", 0.8, 70.0), run("narrow", 0.2, 75.0)]
+    found = breadth_rows(breadth_seeds(runs))
     assert found["row"].tolist() == ["narrow", "wide"]
     assert found["distinct items"].tolist() == pytest.approx([0.205, 0.805])
     assert found["all users"].tolist() == [75.5, 70.5]
@@ -52,13 +58,13 @@ def test_rows_are_means_of_the_last_quarter_by_rising_share():
     ],
 )
 def test_what_learns_otherwise_is_left_out(other):
-    assert breadth_rows([run("other", 0.5, 70.0, **other)]).empty
+    assert breadth_seeds([run("other", 0.5, 70.0, **other)]).empty
 
 
 def test_ranges_have_counts_means_and_ends():
     shares = (0.1, 0.15, 0.5, 0.9)
     runs = [run(str(n), share, 70.0 + n) for n, share in enumerate(shares)]
-    table = breadth_table(breadth_rows(runs))
+    table = breadth_table(breadth_rows(breadth_seeds(runs)))
     assert table["distinct items"].tolist() == [
         "0.0 to 0.4",
         "0.4 to 0.6",
@@ -74,11 +80,25 @@ def test_correlations_are_told_of_all_and_of_each_number_of_epochs():
     shares = (0.1, 0.2, 0.3, 0.4, 0.5)
     falling = [run(f"f{n}", s, 80 - 10 * s) for n, s in enumerate(shares)]
     rising = [run(f"r{n}", s, 80 + 10 * s, epochs=8) for n, s in enumerate(shares)]
-    note = breadth_note(breadth_rows(falling + rising))
+    note = breadth_note(breadth_seeds(falling + rising))
     assert "all 10 rows" in note
-    assert "the 5 of 4 epochs -1.00 (ranks -1.00)" in note
-    assert "the 5 of 8 epochs 1.00 (ranks 1.00)" in note
+    assert (
+        "the 5 of 4 epochs -1.00 (ranks -1.00, between the seeds of a row 1.00)" in note
+    )
+    assert (
+        "the 5 of 8 epochs 1.00 (ranks 1.00, between the seeds of a row 1.00)" in note
+    )
+
+
+def test_of_each_tracker_as_well_where_there_are_two():
+    shares = (0.1, 0.2, 0.3, 0.4, 0.5)
+    other = {"tracker.kind": "transformer"}
+    runs = [run(f"a{n}", s, 80 - 10 * s) for n, s in enumerate(shares)]
+    runs += [run(f"t{n}", s, 90 + s, changes=other) for n, s in enumerate(shares)]
+    note = breadth_note(breadth_seeds(runs))
+    assert "the 5 with the average tracker -1.00" in note
+    assert "the 5 with the transformer tracker 1.00" in note
 
 
 def test_of_few_rows_no_correlation_is_told():
-    assert "Correlation" not in breadth_note(breadth_rows([run("a", 0.1, 70.0)] * 4))
+    assert "Correlation" not in breadth_note(breadth_seeds([run("a", 0.1, 70.0)] * 4))
