@@ -147,8 +147,8 @@ def _reward_estimator(config: ExperimentConfig) -> rewards.RewardEstimator:
     reward = config.reward
     estimator: rewards.RewardEstimator = rewards.static_estimate
     if reward.asks_references:
-        estimator = _code_of("reward.estimate", reward.estimate, _OF_REFERENCES)
-        estimator = rewards.overwritten_estimate if reward.overwrite else estimator
+        known = _OVERWRITTEN if reward.overwrite else _OF_REFERENCES
+        estimator = _code_of("reward.estimate", reward.estimate, known)
     if reward.uncertainty_is_dynamic:
         formula = _code_of("reward.uncertainty", reward.uncertainty, _DYNAMIC)
         estimator = rewards.with_dynamic_uncertainty(estimator, formula)
@@ -157,6 +157,9 @@ def _reward_estimator(config: ExperimentConfig) -> rewards.RewardEstimator:
 
 _OF_REFERENCES: dict[str, rewards.RewardEstimator] = {
     "references": rewards.reference_estimate
+}
+_OVERWRITTEN: dict[str, rewards.RewardEstimator] = {
+    "references": rewards.overwritten_estimate
 }
 _DYNAMIC: dict[str, penalties.DynamicUncertainty] = {
     "dynamic": penalties.dynamic_uncertainty
