@@ -183,7 +183,9 @@ class EnvironmentConfig:
 class TrackerConfig:
     """State tracker: the last (item, reward) pairs -> state (protocol 4)."""
 
-    kind: str = one_of("average", "transformer", default="average")
+    kind: str = one_of(  # none: all states are one, a control (ours)
+        "average", "transformer", "none", default="average"
+    )
     window: int = between(1, 1000, default=3)  # W, w_rec
     layers: int = between(1, 64, default=2)
     heads: int = between(1, 64, default=1)

@@ -19,7 +19,7 @@ def state_width(item_width: int) -> int:
 
 
 class StateTracker(nn.Module):
-    """Tokens [e(item), scaled reward], averaged or read by a transformer."""
+    """Tokens [e(item), scaled reward], averaged or read by a transformer; or none."""
 
     config: TrackerConfig
     num_items: int
@@ -39,6 +39,9 @@ class StateTracker(nn.Module):
             nn.initializers.normal(_FRESH_STD),
             (self.num_items + 1, self.item_width),  # the last row is the start token
         )
+        if self.config.kind == "none":
+            start = jnp.append(vectors[self.num_items], 1.0)
+            return jnp.broadcast_to(start, (*observation.items.shape[:-1], start.size))
         valid = observation.items != EMPTY
         embedded = vectors[jnp.where(valid, observation.items, 0)]
         rewards = (observation.rewards - scale.low) / (scale.high - scale.low)

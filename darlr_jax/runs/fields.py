@@ -13,6 +13,9 @@ _ALL_DATASETS = ("completion", "thinning", "validation")
 _WITHOUT_A_SELECTOR = ("random", "nearest", "self")  # references that none picks
 # What these are by: how many, and how they compare.
 _OF_ANY_REFERENCES = ("k_sel", "feedback", "center_feedback")
+_OF_A_TRACKER = tuple(
+    f"tracker.{name}" for name in ("window", "start_reward", "fresh_items")
+)
 _OF_A_TRANSFORMER = tuple(
     f"tracker.{name}" for name in ("layers", "heads", "dropout", "readout")
 )
@@ -84,7 +87,9 @@ def is_read(name: str, config: ExperimentConfig) -> bool:
     if group == "selector" and reward.references in _WITHOUT_A_SELECTOR:
         return rest in _OF_ANY_REFERENCES
     if name in _OF_A_TRANSFORMER:
-        return config.tracker.kind != "average"
+        return config.tracker.kind == "transformer"
+    if name in _OF_A_TRACKER:
+        return config.tracker.kind != "none"
     if group == "dataset" and "." in rest:
         return rest.partition(".")[0] in (config.dataset.name, *_ALL_DATASETS)
     if name == "reward.lambda_e":

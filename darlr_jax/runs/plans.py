@@ -169,6 +169,8 @@ _WORLD_MODELS: dict[str, Mapping[str, Any]] = {
         "world_model.epochs": 8,
     },
 }
+# The recommender's state is a constant: nothing of a user's session can enter it.
+_BLIND: Mapping[str, Any] = {"tracker.kind": "none"}
 # Where nobody leaves early a constant is worth as much whatever is recommended. This is
 # how far DARLR's selected users answer above the others in the first epochs.
 _LEVELS: dict[str, Mapping[str, Any]] = {"coat": {"recommender.reward_offset": 0.6}}
@@ -193,6 +195,7 @@ def _extensions(dataset: str) -> Iterable[Row]:
     extensions = {
         "masked": ("no repeats in training", _MASKED),
         "critics": ("critics that need not know how many steps are left", _CRITICS),
+        "blind": ("a policy that sees nothing of the session", _BLIND),
     }
     if dataset in _WORLD_MODELS:
         model = _WORLD_MODELS[dataset]

@@ -114,6 +114,17 @@ def test_transformer_matches_the_definition(layers, heads):
         np.testing.assert_allclose(state, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_without_a_tracker_all_states_are_one_that_is_learned():
+    params, batch = params_of("none"), histories()
+    start = params["item_vectors"][START]
+    for acting in (True, False):
+        states = tracking("none", acting)(params, batch, SCALE, jax.random.key(0))
+        np.testing.assert_array_equal(states, [[*start, 1.0]] * len(batch.items))
+    learned = jax.grad(lambda params: tracking("none")(params, batch, SCALE).sum())
+    gradients = learned(params)["item_vectors"]
+    np.testing.assert_array_equal(gradients.any(axis=-1), np.arange(ITEMS + 1) == START)
+
+
 @pytest.mark.parametrize("choice", [{"kind": "median"}, {"readout": "median"}])
 def test_a_choice_without_code_is_no_other(choice):
     network = tracker_of(**{"kind": "transformer", **choice})
