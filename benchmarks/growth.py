@@ -42,6 +42,12 @@ _DEFAULTS = {
 }
 OVER = flags.DEFINE_enum("over", "users", list(_DEFAULTS), "What grows.")
 VALUES = flags.DEFINE_list("values", None, "Its values, in the order of measurement.")
+_ELSEWHERE = {  # flags that say what --over grows
+    "users": options.USERS,
+    "items": options.ITEMS,
+    "k_sel": options.K_SEL,
+    "seeds": options.SEEDS,
+}
 PLOT = flags.DEFINE_string("plot", None, "File of the curve, a PNG.")
 
 
@@ -49,6 +55,8 @@ def main(argv: list[str]) -> None:
     """Measures and prints a value after another."""
     del argv
     over = OVER.value
+    fixed = [flag for name, flag in _ELSEWHERE.items() if name == over]
+    cli.require_absent(fixed, f"it grows (--over={over}); --values are its values")
     values = parse_values(VALUES.value or _DEFAULTS[over])
     config, sizes = options.setting()
     cli.configure_jax()

@@ -264,6 +264,7 @@ def test_cores_are_counted_where_the_system_does_not_tell(monkeypatch):
         ("phases", "--data_dir=x", "tables are invented, and no files are read"),
         ("compilation", "--calls=2", "a process compiles each program once"),
         ("compilation", "--cache_dir=x", "a new folder is taken; it is for --once"),
+        ("growth", "--users=9", "it grows (--over=users); --values are its values"),
         ("machine", "--num_seeds=2", "a machine is measured, not an experiment"),
         ("report", "--dataset=coat", "each piece has its own"),
     ],
