@@ -8,6 +8,7 @@ touching the host. Which algorithm learns is `config.learner`; all of them come 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -130,8 +131,9 @@ def make_run_epoch(learner: Learner, at_once: int | None = None) -> RunEpoch:
     Args:
       learner: what is trained.
       at_once: how many of S are computed side by side at most, in groups of one size,
-        one after another; all if None. Fewer need less memory, and more time. 1 is
-        without `vmap`, under which both branches of a `cond` are taken.
+        one after another; all if None. Fewer need less memory, and more time; where the
+        groups have more room than S, the last state is computed again. 1 is without
+        `vmap`, under which both branches of a `cond` are taken.
     """
     run_all = functools.partial(_run_all, learner=learner, at_once=at_once)
     return jax.jit(run_all, donate_argnums=0)
@@ -153,7 +155,8 @@ def _run_all(
     count = jax.tree.leaves(states)[0].shape[0]
     if at_once is None or at_once >= max(count, 2):
         return together(states, tables, truth, coefficients)
-    size = max(n for n in range(1, at_once + 1) if count % n == 0)
+    rounds = math.ceil(count / at_once)
+    size = math.ceil(count / rounds)
     alone = size == 1
 
     def follow(group: tuple[Any, Any]) -> tuple[Any, dict[str, Array]]:
@@ -164,13 +167,21 @@ def _run_all(
     groups = (states, coefficients if own else None)
     if alone:
         return lax.map(follow, groups)
-    done = lax.map(follow, _split(groups, count // size, size))
-    return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), done)
+    done = lax.map(follow, _split(groups, rounds, size))
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(rounds * size, *leaf.shape[2:])[:count], done
+    )
 
 
 def _split(tree: Any, groups: int, size: int) -> Any:
-    """Leaves `[groups * size, ...]` as `[groups, size, ...]`."""
-    return jax.tree.map(lambda leaf: leaf.reshape(groups, size, *leaf.shape[1:]), tree)
+    """Leaves `[S, ...]` as `[groups, size, ...]`, filled up with the last of them."""
+
+    def split(leaf: Array) -> Array:
+        missing = groups * size - leaf.shape[0]
+        full = jnp.concatenate([leaf, *[leaf[-1:]] * missing])
+        return full.reshape(groups, size, *leaf.shape[1:])
+
+    return jax.tree.map(split, tree)
 
 
 def stack_coefficients(
