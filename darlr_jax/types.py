@@ -42,7 +42,7 @@ UNVISITED = float("-inf")  # a cell of `previous_estimates` without an estimate
 class Network(NamedTuple):
     """The border to the neural-network library: two pure functions."""
 
-    init: Callable[..., Params]  # (key) -> params
+    init: Callable[..., Params]  # (key) -> params; a tracker's: (key, item vectors)
     apply: Callable[..., Any]  # (params, *inputs) -> outputs
 
 
@@ -51,7 +51,7 @@ class SelectorNetwork(NamedTuple):
 
     init: Callable[..., Params]  # (key) -> params
     encode_users: Callable[..., UserCodes]  # (params, feedback [U, F]) -> codes
-    # (params, context [D] of the recommender) -> [w_sel, 4, D] of the selector
+    # (params, context [D], or [2D-1] with the item) -> [w_sel, 4, D] of the selector
     encode_context: Callable[..., Array]
     apply: Callable[..., SelectorOutput]  # (params, [w_sel, 4, D], valid) -> output
 
@@ -171,12 +171,12 @@ class SimulationTables(NamedTuple):
 
 
 class EnvState(struct.PyTreeNode):
-    """One episode in progress."""
+    """One episode in progress; H = max(W, N), or T too where the reward asks for it."""
 
     user: Array  # [] int32
     turn: Array  # [] int32, recommendations made
     discount: Array  # [] 1 while the user stays, 0 once she has left
-    items: Array  # [H] int32, newest first: H = max(W, N); START then EMPTY at reset
+    items: Array  # [H] int32, newest first; the start token, I, then EMPTY at reset
     rewards: Array  # [H] what was paid for them
     used: Array  # [I] bool, recommended in this episode
 
@@ -213,7 +213,7 @@ class References(NamedTuple):
 class SelectorTrajectory(NamedTuple):
     """The K picks of one recommendation, as learning needs them."""
 
-    state: Array  # [D] detached recommender state (and the item, where it is shown)
+    context: Array  # [D] state of the recommender, detached; and its item, if shown
     users: Array  # [K] int32 picked users
     value: Array  # [K] critic when picking
     reward: Array  # [K] r_sel

@@ -84,8 +84,9 @@ def monte_carlo(
     Episodes end after T steps at the latest, and how many are left makes most of a
     return: a state that does not show it, as a window of the last few steps, leaves the
     critic to guess. With a `critic_target` of "mean_reward" it is asked for G_t over
-    the discounted number of steps left, and A_t = G_t - that number * V_t (ours; that
-    time limits belong in the value: Pardo et al. 2018). It remains a baseline: the mean
+    the discounted number of steps left until the limit, whoever leaves before it, and
+    A_t = G_t - that number * V_t (ours; that time limits belong in the value: Pardo et
+    al. 2018). It remains a baseline: the mean
     gradient is the same.
 
     Args:

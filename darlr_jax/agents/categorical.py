@@ -16,7 +16,7 @@ import numpy as np
 
 from darlr_jax.types import Array
 
-_MASKED = -1e30  # finite: a masked action has probability 0 and no nan in its gradient
+MASKED = -1e30  # finite: a masked action has probability 0 and no nan in its gradient
 
 
 def masked_log_softmax(logits: Array, mask: Array | None) -> Array:
@@ -26,7 +26,7 @@ def masked_log_softmax(logits: Array, mask: Array | None) -> Array:
     """
     if mask is not None:
         chex.assert_equal_shape([logits, mask])
-        logits = jnp.where(mask, logits, _MASKED)
+        logits = jnp.where(mask, logits, MASKED)
     return jax.nn.log_softmax(logits)
 
 
@@ -48,7 +48,7 @@ def sample(uniform: Array, logits: Array, mask: Array | None = None) -> Array:
     """
     chex.assert_rank(logits, 1)
     if mask is not None:
-        logits = jnp.where(mask, logits, _MASKED)
+        logits = jnp.where(mask, logits, MASKED)
     weights = jnp.exp(logits - jnp.max(logits))
     return inverse_cdf(uniform, weights)
 

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from darlr_jax.agents.categorical import MASKED
 from darlr_jax.types import Array
 
-_MASKED = -1e30  # finite: see `categorical`
 EXACT = lax.Precision.HIGHEST  # of draws too: acted and learned is one policy
 
 Residuals = tuple[Array, Array, Array, Array, Array, Array, Array]
@@ -128,7 +128,7 @@ def _forward(
 
     shape = query.shape[:-1]
     zeros = jnp.zeros((*shape, query.shape[-1] + 1))
-    start = (jnp.full(shape, _MASKED), zeros)
+    start = (jnp.full(shape, MASKED), zeros)
     (highest, total), _ = lax.scan(add, start, _blocks(keys, turn, block))
     expected = total[..., :-1] / total[..., -1:]
     log_norm = highest + jnp.log(total[..., -1])
@@ -183,7 +183,7 @@ def _logits(query: Array, actions: _Blocks) -> Array:
     choice = jnp.arange(query.shape[1])
     free = actions.turn[:, None, :] >= choice[None, :, None]
     logits = jnp.matmul(query, actions.keys.T, precision=EXACT)
-    return jnp.where(free, logits, _MASKED)
+    return jnp.where(free, logits, MASKED)
 
 
 def _outer(query: Array, slope: Array) -> Array:

@@ -22,7 +22,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from darlr_jax.agents import categorical
 from darlr_jax.config import ConfigError, SelectorConfig
+from darlr_jax.networks import transformer
 from darlr_jax.networks.selector import Affine, PickLayers, pick_layers, unstacked
 from darlr_jax.types import (
     EMPTY,
@@ -40,8 +42,6 @@ _BACKEND = "jax.experimental.pallas.triton"  # deprecated from JAX 0.11 on
 # Each user is compared with all that are taken, in registers.
 _MOST_PICKS = 31
 _WIDEST = 64  # the matrices of all layers stay in registers, too
-_MASKED_TOKEN = -1e9  # as in `networks.transformer`
-_MASKED_USER = -1e30  # as in `agents.categorical`
 
 
 class Tuning(NamedTuple):
@@ -263,7 +263,7 @@ def _attend(
     window, width = keys.shape
     split = (window, heads, width // heads)
     scores = jnp.sum((query[None, :] * keys).reshape(split), axis=2)
-    scores = jnp.where(valid[:, None], scores / math.sqrt(split[2]), _MASKED_TOKEN)
+    scores = jnp.where(valid[:, None], scores / math.sqrt(split[2]), transformer.MASKED)
     weights = jnp.exp(scores - jnp.max(scores, axis=0)[None, :])
     weights = weights / jnp.sum(weights, axis=0)[None, :]
     mixed = jnp.sum(weights[:, :, None] * values.reshape(split), axis=0)
@@ -285,7 +285,7 @@ def _draw(
         logits = jnp.sum(query[:, None] * keys[:, pl.ds(index * block, block)], axis=0)
         same = (taken[:, None] == users[None, :]).astype(jnp.int32)
         free = (jnp.max(same, axis=0) == 0) & (users < num_users)
-        return jnp.where(free, logits, _MASKED_USER)
+        return jnp.where(free, logits, categorical.MASKED)
 
     def add(index: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
         peaks, totals = sums
@@ -296,7 +296,7 @@ def _draw(
         return jnp.where(here, peak, peaks), jnp.where(here, total, totals)
 
     nothing = jnp.zeros(slots.shape, jnp.float32)
-    sums = (nothing + _MASKED_USER, nothing)
+    sums = (nothing + categorical.MASKED, nothing)
     peaks, totals = lax.fori_loop(0, num_blocks, add, sums)
     peak = jnp.max(peaks)
     totals = totals * jnp.exp(peaks - peak)  # 0 where nobody of a block is free

@@ -80,7 +80,7 @@ def select_references(
       params: the selector's parameters.
       key: random key.
       user: `[]` the current user, never picked.
-      context: `[D]` the recommender's state, detached.
+      context: `[D]` the recommender's state, detached; `[2D-1]` with the item.
       codes: from `encode_users`, under `params`.
       users: whom the pool holds.
       network: the pure functions.

@@ -56,7 +56,7 @@ class Selector(nn.Module):
         return self.context_token(context)
 
     def pick(self, tokens: Array | Images, valid: Array) -> SelectorOutput:
-        """Maps tokens `[..., w_sel, width]`, newest first, to `[..., width]`."""
+        """Maps tokens, or images, `[..., w_sel, width]`, newest first, to an output."""
         hidden = self.transformer(tokens, valid)
         query = self.actor(hidden) / math.sqrt(self.config.width)
         value = self.critic(self.critic_hidden(hidden))

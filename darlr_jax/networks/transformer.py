@@ -16,7 +16,7 @@ from darlr_jax.types import Array, Images, Key
 
 # Xavier over query, key and value as the one matrix that the published code draws.
 _packed_xavier = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
-_MASKED = -1e9  # finite, so that a row without any valid token stays free of nan
+MASKED = -1e9  # finite, so that a row without any valid token stays free of nan
 
 
 def sinusoidal_positions(length: int, width: int) -> np.ndarray:
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         scores = jnp.einsum("...qhd,...whd->...hqw", query, key) / np.sqrt(
             head_shape[1]
         )
-        scores = jnp.where(valid[..., None, None, :], scores, _MASKED)
+        scores = jnp.where(valid[..., None, None, :], scores, MASKED)
         weights = Dropout(self.dropout)(nn.softmax(scores), dropout_key)
         mixed = jnp.einsum("...hqw,...whd->...qhd", weights, value)
         out = nn.Dense(width, kernel_init=symmetric_uniform(width), name="out")

@@ -127,6 +127,8 @@ def static_reward(
     if estimate == "true":
         return dataset.true_reward
     if estimate == "neighbours":
+        if reward.base == "neighbours":
+            return base
         assert neighbours is not None
         return neighbour_reward(neighbours, reward)
     item_mean = base.mean(axis=0, keepdims=True)

@@ -62,6 +62,8 @@ def train_epoch(
     _, shapes = jax.eval_shape(advance, state, tables, coefficients)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     start = (state, zeros, coefficients.steps_per_epoch)
+    # Lifted over seeds it goes on while any seed does, and selects each seed's old or
+    # new state: the store of estimates is then held twice, and copied at every collect.
     state, sums, _ = lax.while_loop(unfinished, step, start)
     state = state.replace(epoch=state.epoch + 1)
     return state, _epoch_metrics(sums)

@@ -249,10 +249,9 @@ def _recommend(
     program: Program,
 ) -> Transition:
     """One recommendation and what it pays. _Unbatched_; the discount is set later."""
-    config, coefficients = program.config, inputs.coefficients
+    config, masks = program.config, program.config.recommender.mask_used_items
     act_key, select_key = jax.random.split(key)
     observation = environment.observe(state, config.tracker.window)
-    masks = config.recommender.mask_used_items
     action = recommender.act(
         inputs.recommender,
         act_key,
@@ -266,21 +265,7 @@ def _recommend(
     estimate = estimate_reward(
         state.user, action.item, references, previous, inputs, program
     )
-    bonus = penalties.entropy_bonus(
-        action.item,
-        state.items[0],
-        inputs.tables.rewards.entropy,
-        config.reward.entropy_orders,
-    )
-    reward = rewards.shape_reward(estimate, bonus, inputs.shift, coefficients)
-    if config.reward.exposure_weight:
-        reward = _less_for_the_like(reward, action.item, state, inputs.tables, config)
-    metrics = {
-        "estimate": estimate.value,
-        "shaped_reward": reward,
-        "penalty": coefficients.lambda_u * estimate.uncertainty,
-        "entropy_bonus": bonus,
-    }
+    reward, metrics = _pay(state, action.item, estimate, inputs, config)
     if references is not None:
         metrics |= _reference_metrics(
             state.user, action.item, references, inputs.tables
@@ -301,6 +286,30 @@ def _recommend(
         selector=trajectory,
         metrics=metrics,
     )
+
+
+def _pay(
+    state: EnvState,
+    item: Array,
+    estimate: Estimate,
+    inputs: RolloutInputs,
+    config: ExperimentConfig,
+) -> tuple[Array, dict[str, Array]]:
+    """What is learned from an item, and the terms that it is made of."""
+    tables, coefficients = inputs.tables, inputs.coefficients
+    orders = config.reward.entropy_orders
+    bonus = penalties.entropy_bonus(
+        item, state.items[0], tables.rewards.entropy, orders
+    )
+    reward = rewards.shape_reward(estimate, bonus, inputs.shift, coefficients)
+    if config.reward.exposure_weight:
+        reward = _less_for_the_like(reward, item, state, tables, config)
+    return reward, {
+        "estimate": estimate.value,
+        "shaped_reward": reward,
+        "penalty": coefficients.lambda_u * estimate.uncertainty,
+        "entropy_bonus": bonus,
+    }
 
 
 def _less_for_the_like(
@@ -360,7 +369,7 @@ def estimate_reward(
     inputs: RolloutInputs,
     program: Program,
 ) -> Estimate:
-    """The method's estimate, or ROLeR's static one while the warm-up lasts.
+    """The method's estimate, or ROLeR's static one, unpenalised, in the warm-up.
 
     _Unbatched_; `previous` is the store of estimates `[U, I]`.
     """
@@ -371,6 +380,7 @@ def estimate_reward(
     if not program.config.training.warm_up_epochs:
         return estimate
     static = rewards.static_estimate(*arguments)
+    static = static._replace(uncertainty=jnp.zeros_like(estimate.uncertainty))
     choose = functools.partial(jnp.where, inputs.in_warm_up)
     return jax.tree.map(choose, static, estimate)
 

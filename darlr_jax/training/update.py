@@ -170,7 +170,7 @@ def _stored_picks(
     weight = jnp.broadcast_to(transitions.weight[..., None], outcome.returns.shape)
     picks = selector.SelectorBatch(
         user=transitions.user,
-        context=trajectory.state,
+        context=trajectory.context,
         picked=trajectory.users,
         target=outcome.target,
         advantage=outcome.advantage,
@@ -208,37 +208,61 @@ def _minibatch_step(
     chosen = jax.tree.map(lambda leaf: leaf[rows], batch)
     inside = (jnp.arange(width) < end - start).astype(jnp.float32)
     key, dropout_key = jax.random.split(learners.key)
-    config = program.config
-    part = _weighted(chosen.recommender, inside, config.recommender)
-    grads, losses = recommender.loss_gradients(
-        learners.recommender.params,
-        dropout_key,
-        part,
-        scale,
-        networks=program.recommender,
-        config=config.recommender,
+    new_recommender, metrics = _recommender_step(
+        learners.recommender, dropout_key, chosen.recommender, inside, scale, program
     )
-    metrics = {f"recommender_{k}": v for k, v in losses._asdict().items()}
-    optimizer = program.recommender_optimizer
-    new_recommender = _apply(learners.recommender, grads, optimizer)
     new_selector = learners.selector
     if chosen.selector is not None and learners.selector is not None:
-        assert program.selector is not None
-        grads, losses = selector.loss_gradients(
-            learners.selector.params,
-            _weighted(chosen.selector, inside, config.selector),
-            users,
-            network=program.selector,
-            config=config.selector,
+        new_selector, more = _selector_step(
+            learners.selector, chosen.selector, inside, users, program
         )
-        metrics |= {f"selector_{k}": v for k, v in losses._asdict().items()}
-        optimizer = program.selector_optimizer
-        new_selector = _apply(learners.selector, grads, optimizer)
+        metrics |= more
     agents = (new_recommender, new_selector)
-    if can_end_early(config.environment):  # an empty minibatch must not move Adam
+    if can_end_early(program.config.environment):  # an empty one must not move Adam
         keep = functools.partial(jnp.where, end > start)
         agents = jax.tree.map(keep, agents, (learners.recommender, learners.selector))
     return Learners(*agents, key), metrics
+
+
+def _recommender_step(
+    agent: AgentState,
+    key: Key,
+    batch: recommender.RecommenderBatch,
+    inside: Array,
+    scale: RewardScale,
+    program: Program,
+) -> tuple[AgentState, dict[str, Array]]:
+    config = program.config.recommender
+    grads, losses = recommender.loss_gradients(
+        agent.params,
+        key,
+        _weighted(batch, inside, config),
+        scale,
+        networks=program.recommender,
+        config=config,
+    )
+    metrics = {f"recommender_{k}": v for k, v in losses._asdict().items()}
+    return _apply(agent, grads, program.recommender_optimizer), metrics
+
+
+def _selector_step(
+    agent: AgentState,
+    batch: selector.SelectorBatch,
+    inside: Array,
+    users: UserTables,
+    program: Program,
+) -> tuple[AgentState, dict[str, Array]]:
+    assert program.selector is not None
+    config = program.config.selector
+    grads, losses = selector.loss_gradients(
+        agent.params,
+        _weighted(batch, inside, config),
+        users,
+        network=program.selector,
+        config=config,
+    )
+    metrics = {f"selector_{k}": v for k, v in losses._asdict().items()}
+    return _apply(agent, grads, program.selector_optimizer), metrics
 
 
 def _weighted(batch: _AnyBatch, inside: Array, config: A2CConfig) -> _AnyBatch:

@@ -34,7 +34,7 @@ class Visits(NamedTuple):
     item: Array  # [T, B] int32, recommended
     estimate: Array  # [T, B] what the method estimated that it pays
     other: Array  # [T, B] int32, an item drawn uniformly from all
-    other_estimate: Array  # [T, B] what the method estimates for that one, there
+    other_estimate: Array  # [T, B] what it estimates for that one, after the episodes
     weight: Array  # [T, B] 1 if the episode was still going
 
 
@@ -84,9 +84,9 @@ def sample_visits(
 def _states(transitions: Transition, tables: SimulationTables) -> Array:
     """The recommender's states `[T, B, D]`, which only a learned selector reads.
 
-    What it has stored may end with the vector of the recommended item.
+    The stored context may end with the vector of the recommended item.
     """
     width = state_width(tables.item_vectors.shape[1])
     if transitions.selector is None:
         return jnp.zeros((*transitions.item.shape, width))
-    return transitions.selector.state[..., :width]
+    return transitions.selector.context[..., :width]

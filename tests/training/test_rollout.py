@@ -313,8 +313,10 @@ def test_masked_training_never_repeats_an_item():
     assert any(len(set(items)) < len(items) for items in unmasked.item.T.tolist())
 
 
-def test_warm_up_pays_by_the_neighbours_table_until_it_ends():
-    config = tiny("darlr", **SMALL, training__warm_up_epochs=2)
+@pytest.mark.parametrize("uncertainty", ["dynamic", "ensemble_variance"])
+def test_warm_up_pays_by_the_neighbours_table_until_it_ends(uncertainty):
+    options = SMALL | {"reward__uncertainty": uncertainty}
+    config = tiny("darlr", **options, training__warm_up_epochs=2)
     rewards = assemble(config).tables.rewards
     prediction = np.asarray(rewards.base)
     static = reference.neighbour_reward(prediction, prediction, 3, "cosine_norm")
@@ -322,7 +324,8 @@ def test_warm_up_pays_by_the_neighbours_table_until_it_ends():
         state = first_state(config).replace(epoch=jnp.int32(epoch))
         transitions, store = roll_out(config, state)
         estimate = transitions.metrics["estimate"]
-        assert np.any(store != UNVISITED) == (epoch >= 2)  # answers of references alone
+        kept = epoch >= 2 and uncertainty == "dynamic"
+        assert np.any(store != UNVISITED) == kept  # answers of references alone
         picked = transitions.selector.users
         references = prediction[picked, transitions.item[..., None]].mean(axis=-1)
         frozen = static[transitions.user, transitions.item]
