@@ -90,13 +90,16 @@ def main(argv: list[str]) -> None:
     """Writes the files of each group of runs, and names each."""
     del argv
     cli.require_runs_alone()
-    root, pages = cli.user_path(RESULTS.value), _read_pages()
+    root = cli.user_path(RESULTS.value)
+    _read_pages()  # refused before any work
     datasets = sorted(path.name for path in (root / "raw").glob("*") if path.is_dir())
     if not datasets:
         raise RunError(f"{root}/raw: no runs; copy run directories to DATASET/METHOD")
     made: dict[str, str] = {}
     for dataset in datasets:
         made |= files_of(root, dataset)
+    # Read again: tables take a minute, in which someone may have written to a page.
+    pages = _read_pages()
     filled = {page: fill(text, made, str(page)) for page, text in pages.items()}
     for name, text in made.items():
         _write(root / name, text)

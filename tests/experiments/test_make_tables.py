@@ -195,6 +195,19 @@ def test_pages_of_this_folder_are_not_filled_from_another(program, tmp_path):
     assert made in (tmp_path / "README.md").read_text()
 
 
+def test_what_is_written_to_a_page_meanwhile_is_kept(program, tmp_path, monkeypatch):
+    page, make = tmp_path / "README.md", make_tables.files_of
+    page.write_text("<!-- tables/coat.md -->\n<!-- end -->\n")
+
+    def edit_and_make(*arguments):
+        page.write_text("A sentence.\n" + page.read_text())
+        return make(*arguments)
+
+    monkeypatch.setattr(make_tables, "files_of", edit_and_make)
+    program("--results=.", "--pages=README.md")
+    assert page.read_text().startswith("A sentence.\n<!-- tables/coat.md -->\n| ")
+
+
 def test_flags_of_an_experiment_are_refused(program):
     with pytest.raises(ConfigError, match="--epochs: the runs say it themselves"):
         program("--results=.", "--pages=", "--epochs=3")
