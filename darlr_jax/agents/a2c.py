@@ -86,8 +86,7 @@ def monte_carlo(
     critic to guess. With a `critic_target` of "mean_reward" it is asked for G_t over
     the discounted number of steps left until the limit, whoever leaves before it, and
     A_t = G_t - that number * V_t (ours; that time limits belong in the value: Pardo et
-    al. 2018). It remains a baseline: the mean
-    gradient is the same.
+    al. 2018). It remains a baseline: the mean gradient is the same.
 
     Args:
       reward_t: `[T]`.

@@ -13,9 +13,7 @@ _ALL_DATASETS = ("completion", "thinning", "validation")
 _WITHOUT_A_SELECTOR = ("random", "nearest", "self")  # references that none picks
 # What these are by: how many, and how they compare.
 _OF_ANY_REFERENCES = ("k_sel", "feedback", "center_feedback")
-_OF_A_TRACKER = tuple(
-    f"tracker.{name}" for name in ("window", "start_reward", "fresh_items")
-)
+_OF_A_TRACKER = ("tracker.window", "tracker.start_reward")
 _OF_A_TRANSFORMER = tuple(
     f"tracker.{name}" for name in ("layers", "heads", "dropout", "readout")
 )
