@@ -171,6 +171,8 @@ _WORLD_MODELS: dict[str, Mapping[str, Any]] = {
 }
 # The recommender's state is a constant: nothing of a user's session can enter it.
 _BLIND: Mapping[str, Any] = {"tracker.kind": "none"}
+# It holds more of the session than the last three recommendations.
+_WINDOW: Mapping[str, Any] = {"tracker.window": 10}
 # Where nobody leaves early a constant is worth as much whatever is recommended. This is
 # how far DARLR's selected users answer above the others in the first epochs.
 _LEVELS: dict[str, Mapping[str, Any]] = {"coat": {"recommender.reward_offset": 0.6}}
@@ -196,6 +198,7 @@ def _extensions(dataset: str) -> Iterable[Row]:
         "masked": ("no repeats in training", _MASKED),
         "critics": ("critics that need not know how many steps are left", _CRITICS),
         "blind": ("a policy that sees nothing of the session", _BLIND),
+        "window": ("a policy that sees the last ten recommendations", _WINDOW),
     }
     if dataset in _WORLD_MODELS:
         model = _WORLD_MODELS[dataset]

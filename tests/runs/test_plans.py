@@ -58,7 +58,7 @@ def test_main_table_has_every_method_as_it_is():
     assert extension.published_as is None  # another protocol has no published score
 
 
-@pytest.mark.parametrize(("dataset", "extensions"), [("coat", 7), ("kuairec", 3)])
+@pytest.mark.parametrize(("dataset", "extensions"), [("coat", 8), ("kuairec", 4)])
 def test_extensions_have_controls_without_a_selector(dataset, extensions):
     plan = make_plan("extensions", dataset)
     methods = {row.method for row in plan.rows}
