@@ -313,6 +313,7 @@ _READINGS: dict[str, tuple[Any, ...]] = {
     "selector.normalize_advantage": (True,),
     "selector.probability_floor": (0.0,),
     "selector.discount": (0.5, 1.0),
+    "selector.window": (5, 10),
     "recommender.critic_target": ("mean_reward",),
     "recommender.normalize_advantage": (True,),
     "recommender.mask_used_items": (True,),
