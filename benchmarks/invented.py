@@ -214,7 +214,7 @@ def _env_params(
 ) -> EnvParams:
     tags = np.zeros((sizes.items, sizes.tags), np.float32)
     for row in tags if sizes.tags else ():
-        count = rng.choice(_TAGS_OF_AN_ITEM)
+        count = int(rng.choice(_TAGS_OF_AN_ITEM))
         row[rng.choice(sizes.tags, min(count, sizes.tags), replace=False)] = 1
     by_distance = config.environment.exit_rule == "distance"
     return EnvParams(
