@@ -47,11 +47,11 @@ PANELS = (
         ("penalty",),
     ),
     Panel(
-        "True score and inflation",
+        "Inflation and true score",
         "Reward hacking: inflation, how far the references' estimate lies above the "
         "user's own, grows and the true score does not.",
-        (ALL_USERS,),
         ("inflation",),
+        (ALL_USERS,),
     ),
     Panel(
         "Intrinsic reward and true error",

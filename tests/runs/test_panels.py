@@ -39,7 +39,6 @@ def test_panels_whose_columns_exist(write_run, figures):
     assert titles == [
         "True reward of an episode",
         "Length and penalty",
-        "True score and inflation",
         "Entropy of the policies",
         "Policy losses",
     ]
