@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from darlr_jax.agents import recommender
 from darlr_jax.config import ConfigError, EnvironmentConfig
 from darlr_jax.evaluation import rollout
 from darlr_jax.evaluation.rollout import (
@@ -20,6 +21,7 @@ from darlr_jax.evaluation.rollout import (
     evaluation_tables,
 )
 from darlr_jax.experiment import init_seeds, make_run_epoch
+from darlr_jax.simulation import environment
 from darlr_jax.simulation.tables import environment_params
 from darlr_jax.types import EpisodeMetrics, Policy
 from tests import reference_simulation as reference
@@ -110,7 +112,7 @@ def test_ten_turns_are_ten_where_the_environment_has_more():
     assert {len(steps) for steps in episodes(config, NX_0)[0]} == {12}
 
 
-def test_evaluation_draws_by_the_policy_and_without_dropout():
+def test_evaluation_draws_by_the_policy():
     """A policy that prefers one item beyond doubt shows it, or the next best one."""
     config = tiny(dataset__synthetic__num_items=14, tracker__kind="transformer")
     params = first_state(config).recommender.params
@@ -126,6 +128,35 @@ def test_evaluation_draws_by_the_policy_and_without_dropout():
 def _is_actor_bias(path):
     name = jax.tree_util.keystr(path)
     return "actor'" in name and "'bias'" in name
+
+
+def test_evaluation_is_without_dropout():
+    config = tiny(tracker__kind="transformer", tracker__dropout=0.5)
+    experiment, params = assemble(config), first_state(config).recommender.params
+    seen = environment.observe(environment.reset(jnp.int32(0), 10, 3), 3)
+    networks = experiment.program.recommender
+    scale = experiment.evaluation.scale
+
+    def items(explore):
+        act = functools.partial(recommender.act, networks=networks, explore=explore)
+        drawn = jax.vmap(lambda key: act(params, key, seen, None, scale).item)
+        return np.asarray(drawn(keys))
+
+    keys = jax.random.split(jax.random.key(0), 200)
+    found = jax.vmap(
+        lambda key: experiment.learner.policy.act(
+            params, key, jnp.int32(0), seen, None, scale
+        )
+    )(keys)
+
+    np.testing.assert_array_equal(found, items(explore=False))
+    assert np.any(items(explore=True) != items(explore=False))
+
+
+def test_true_rewards_enter_the_state_over_their_range():
+    config = tiny()
+    truth = tiny_dataset(config.dataset).true_reward
+    assert assemble(config).evaluation.scale == (truth.min(), truth.max())
 
 
 # --- who is evaluated -----------------------------------------------------------------
@@ -175,6 +206,15 @@ def test_all_users_are_every_user_once():
     found = evaluation(config, true_reward=pays)
     assert found["FB_all_users_R_tra"] == pytest.approx(5 * float(levels.mean()))
     assert found["NX_10_all_users_R_tra"] == pytest.approx(10 * float(levels.mean()))
+
+
+@pytest.mark.parametrize("heavy", [np.arange(12) < 6, np.arange(12) >= 6])
+def test_coverage_by_activity_is_of_the_users_who_were_drawn(heavy):
+    """Of six sessions some are of users behind the first six, and some of those."""
+    found = evaluation(tiny(), activity=jnp.asarray(2 * heavy))
+    assert found["FB_CV_heavy"] > 0
+    assert found["FB_CV_light"] > 0
+    assert found["FB_CV_medium"] == 0
 
 
 def test_the_same_key_draws_the_same_users_whatever_the_method():

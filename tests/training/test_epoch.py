@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 
@@ -18,6 +19,7 @@ from darlr_jax.runs.fields import is_read
 from darlr_jax.training import epoch as epoch_lib
 from darlr_jax.training.epoch import train_epoch
 from darlr_jax.training.program import coefficients_of
+from darlr_jax.types import UNVISITED
 from tests.simulation.worlds import (
     assemble,
     compiled_epoch,
@@ -234,6 +236,18 @@ def test_an_epoch_collects_until_it_has_its_steps(one_epoch, steps, made):
     for epoch in (1, 2):
         state, _ = one_epoch(config, state, *collected)
         assert (state.epoch, state.env_steps) == (epoch, epoch * made)
+
+
+def test_what_a_collect_stores_the_next_one_finds():
+    experiment = assemble(DARLR)
+    states, known = init_seeds(experiment, SEEDS), []
+    for _ in range(3):  # collects, of an epoch each
+        states, _ = run_epoch(experiment, compiled_epoch(DARLR), states)
+        known.append(np.asarray(states.previous_estimates) != UNVISITED)
+    assert known[0].any()
+    for before, after in itertools.pairwise(known):
+        assert (after >= before).all()
+        assert after.sum() > before.sum()
 
 
 def test_metrics_are_means_over_real_transitions(one_epoch):

@@ -61,35 +61,48 @@ def two_collects(config):
     return [first, second], np.asarray(store)
 
 
+def entropies_of(config):
+    """A dictionary for each order of the entropy bonus."""
+    walks = logged_walks(tiny_dataset(config.dataset))
+    orders = config.reward.entropy_orders
+    return [reference.entropy_dictionary(walks, order) for order in orders]
+
+
+def bounds_of(config):
+    """MIN_R and MAX_R of a method's shaped rewards."""
+    world = invented_world_model(tiny_dataset(config.dataset))
+    dynamic = config.reward.uncertainty == "dynamic"
+    return reference.reward_bounds(
+        world.prediction,
+        world.variance * (not dynamic),
+        entropies_of(config),
+        config.reward.lambda_u,
+        config.reward.lambda_e,
+    )
+
+
 def simulator(config):
     """The slow twin of a method, tables included."""
-    dataset = tiny_dataset(config.dataset)
-    world = invented_world_model(dataset)
-    walks = logged_walks(dataset)
-    orders = config.reward.entropy_orders
-    entropies = [reference.entropy_dictionary(walks, order) for order in orders]
-    dynamic = config.reward.uncertainty == "dynamic"
+    world = invented_world_model(tiny_dataset(config.dataset))
     variance = world.variance
     static = world.prediction
     if config.reward.estimate == "neighbours":
         static = reference.neighbour_reward(static, static, 3, "cosine_norm")
     penalised = config.reward.uncertainty == "ensemble_variance"
-    lambdas = config.reward.lambda_u, config.reward.lambda_e
-    shift, _ = reference.reward_bounds(
-        world.prediction, variance * (not dynamic), entropies, *lambdas
-    )
     return reference.Simulator(
         base=world.prediction,
         static=static,
         uncertainty=variance * penalised,
         feedback=world.prediction,
-        entropy={k: v for entropy in entropies for k, v in entropy.items()},
-        orders=orders,
-        lambda_u=lambdas[0],
-        lambda_e=lambdas[1],
+        entropy={
+            k: v for of_order in entropies_of(config) for k, v in of_order.items()
+        },
+        orders=config.reward.entropy_orders,
+        lambda_u=config.reward.lambda_u,
+        lambda_e=config.reward.lambda_e,
         floor=config.reward.denominator_floor,
-        shift=shift,
-        dynamic=dynamic,
+        shift=bounds_of(config)[0],
+        dynamic=config.reward.uncertainty == "dynamic",
         overwrite=config.reward.overwrite,
     )
 
@@ -155,6 +168,18 @@ def test_shaped_rewards_and_store_against_a_slow_simulator(method):
         np.testing.assert_allclose(store, expected, rtol=1e-5, atol=1e-5)
     else:
         assert store.shape == (0, 0)
+
+
+@pytest.mark.parametrize("method", ["dorl", "darlr"])
+def test_shaped_rewards_enter_the_state_over_their_range(method):
+    """Protocol 4.1: r / (MAX_R - MIN_R); rewards have been shifted by MIN_R."""
+    experiment = assemble(METHODS[method])
+    low, high = bounds_of(METHODS[method])
+
+    scale = state_reward_scale(experiment.tables.rewards, experiment.coefficients)
+
+    assert abs(low) > 0.01
+    np.testing.assert_allclose(scale, (0.0, high - low), rtol=1e-5)
 
 
 def test_random_references_are_some_other_users():

@@ -155,18 +155,29 @@ def test_the_order_depends_on_the_key(monkeypatch):
     assert real_ids(batches[0]) != sorted(real_ids(batches[0]))
 
 
-def test_normalized_advantages_have_mean_zero_and_deviation_one(monkeypatch):
-    normalized = {"recommender__normalize_advantage": True}
-    normalized |= {"selector__normalize_advantage": True}
-    config = tiny("darlr", **normalized, environment__exit_rule="tags")
+@pytest.mark.parametrize("normalizes", [(True, True), (True, False), (False, True)])
+def test_normalized_advantages_have_mean_zero_and_deviation_one(
+    monkeypatch, normalizes
+):
+    agents = ("recommender", "selector")  # each as its own configuration says
+    fields = [f"{agent}__normalize_advantage" for agent in agents]
+    config = tiny(
+        "darlr",
+        **dict(zip(fields, normalizes, strict=True)),
+        environment__exit_rule="tags",
+    )
     transitions = invented_transitions(sessions(37, 5, 16), 5)
-    for batches in record_minibatches(monkeypatch, config, transitions)[:2]:
+    *learned, _ = record_minibatches(monkeypatch, config, transitions)
+    for batches, normalized in zip(learned, normalizes, strict=True):
         real = [batch for batch in batches if np.any(batch.weight)]
         assert len(real) == 2
         for batch in real:
             advantage = batch.advantage[batch.weight > 0]
-            np.testing.assert_allclose(advantage.mean(), 0, atol=1e-5)
-            np.testing.assert_allclose(advantage.std(), 1, rtol=1e-4)
+            if normalized:
+                np.testing.assert_allclose(advantage.mean(), 0, atol=1e-5)
+                np.testing.assert_allclose(advantage.std(), 1, rtol=1e-4)
+            else:
+                assert advantage.mean() > 10  # what was paid are the slots' ids
 
 
 # --- returns --------------------------------------------------------------------------
@@ -307,3 +318,20 @@ def test_a_minibatch_without_transitions_moves_neither_parameters_nor_adam():
         (start.recommender.params, start.selector.params),
     )
     assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+# --- rates ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("still", ["recommender", "selector"])
+def test_each_agent_has_its_own_learning_rate(still):
+    config = tiny("darlr", **{f"{still}__learning_rate": 0.0})
+    start = first_state(config)
+    transitions, _ = roll_out(config, start)
+
+    state, _ = learn(config, transitions._replace(metrics={}))
+
+    for agent in ("recommender", "selector"):
+        before, after = (getattr(s, agent).params for s in (start, state))
+        moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before, after)
+        assert any(jax.tree.leaves(moved)) == (agent != still)
