@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from darlr_jax.agents import categorical, dot_product
+from darlr_jax.agents import categorical, dot_product, pools
+from darlr_jax.config import SelectorConfig
+from darlr_jax.data.clusters import balanced_clusters
+from darlr_jax.types import UserTables
 
 EPISODES, CHOICES, ACTIONS, WIDTH = 3, 4, 11, 5
 
@@ -66,11 +69,39 @@ def test_values_are_those_of_the_softmax_over_all_actions(block, scale):
     np.testing.assert_allclose(found.entropy, expected.entropy, rtol=1e-4, atol=1e-4)
 
 
-def test_log_probabilities_are_exact_on_devices_that_round_products():
-    evaluate = functools.partial(dot_product.evaluate, block=4)
-    written = str(jax.make_jaxpr(evaluate)(*choices()))
-    assert "dot_general" in written
-    assert written.count("dot_general") == written.count("Precision.HIGHEST") // 2
+def precisions(jaxpr):
+    """Of every matrix product, also within loops and calls."""
+    found = set()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            found.add(equation.params["precision"])
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if hasattr(inner, "eqns"):
+                found |= precisions(inner)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["all", "nearest", "clusters"])
+def test_draws_and_log_probabilities_are_exact_where_devices_round(kind):
+    query, keys, _, action = choices()
+    config = SelectorConfig(pool=kind, k_sel=CHOICES, user_block=4)
+    pool, user = pools.pool_of(config), jnp.zeros(EPISODES, jnp.int32)
+    everybody = jnp.broadcast_to(jnp.arange(ACTIONS), (ACTIONS, ACTIONS))
+    tables = {"nearest": everybody, "clusters": balanced_clusters(np.asarray(keys), 4)}
+    users = UserTables(keys, None, None, tables.get(kind))
+    users = jax.tree.map(jnp.asarray, users)
+
+    def draw(query, keys):
+        offer, left = pool.open(user[0], pool.arrange(keys, users), users)
+        return pool.draw(jnp.full(pool.uniforms, 0.5), query, offer, left)
+
+    def evaluate(query, keys):
+        arranged = pool.arrange(keys, users)
+        return pool.evaluate(query, arranged, user, action, users, config)
+
+    exact = {(dot_product.EXACT, dot_product.EXACT)}
+    assert precisions(jax.make_jaxpr(draw)(query[0, 0], keys)) == exact
+    assert precisions(jax.make_jaxpr(evaluate)(query, keys)) == exact
 
 
 @blocks

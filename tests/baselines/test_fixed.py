@@ -151,7 +151,7 @@ def test_with_an_exit_rule_the_oracle_is_no_bound():
     assert float(metrics["NX_0_R_tra"][0]) == 6.0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "sqn", "ucb", "epsilon_greedy"])
 def test_a_seed_is_evaluated_on_the_users_of_any_other_method(method):
     keys = [
         jax.random.key_data(init_seeds(assemble(tiny(name)), [3]).evaluation_key)

@@ -9,6 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from darlr_jax.data import logs
 from darlr_jax.evaluation import calibration, errors
 from tests.simulation.worlds import (
     half_of_the_world,
@@ -55,8 +56,11 @@ def test_no_variance_is_measured_that_nothing_was_taught():
 
 @pytest.mark.parametrize("part", ["held_out", "true_matrix"])
 def test_bins_are_those_of_logged_rows(part):
-    report = calibration.calibration_report(DATASET, WORLD)[part]
+    """Of the 30 rows of a user, one or two are left out for some."""
     log = DATASET.log
+    log = logs.select(log, log.times % 30 >= log.users % 3)
+    dataset = dataclasses.replace(DATASET, log=log)
+    report = calibration.calibration_report(dataset, WORLD)[part]
     users, items = np.meshgrid(
         np.arange(DATASET.num_users), np.arange(DATASET.num_items), indexing="ij"
     )
@@ -64,16 +68,23 @@ def test_bins_are_those_of_logged_rows(part):
     if part == "held_out":
         users, items = DATASET.held_out.users, DATASET.held_out.items
         observed = DATASET.held_out.labels
-    popularity = np.array([np.sum(log.items == item) for item in items.ravel()])
     error = np.abs(WORLD.prediction[users, items] - observed).ravel()
-    rows = report["by_item_popularity"]
-    assert len(rows) == 5
-    for row in rows:
-        inside = (popularity >= row["low"]) & (popularity <= row["high"])
-        assert row["count"] == np.sum(inside)
-        assert row["mae"] == pytest.approx(np.mean(error[inside]), rel=1e-5)
-    assert len(report["by_user_activity"]) == 1  # all have logged equally much
-    assert report["by_user_activity"][0]["low"] == 30
+    for name, logged, ids, bins in (
+        ("by_user_activity", log.users, users, 3),
+        ("by_item_popularity", log.items, items, 5),
+    ):
+        count = np.array([np.sum(logged == one) for one in ids.ravel()])
+        assert len(report[name]) == bins
+        for row in report[name]:
+            inside = (count >= row["low"]) & (count <= row["high"])
+            assert row["count"] == np.sum(inside)
+            assert row["mae"] == pytest.approx(np.mean(error[inside]), rel=1e-5)
+
+
+def test_users_who_logged_equally_much_share_a_bin():
+    report = calibration.calibration_report(DATASET, WORLD)["held_out"]
+    (row,) = report["by_user_activity"]
+    assert row["low"] == row["high"] == 30
 
 
 def test_both_tables_are_split_into_levels_and_the_rest():

@@ -11,7 +11,8 @@ import pytest
 
 from darlr_jax.config import ConfigError
 from darlr_jax.experiment import build_experiment, init_seeds, run_epoch
-from darlr_jax.offline.agent import OBJECTIVES
+from darlr_jax.offline.agent import OBJECTIVES, loss
+from darlr_jax.offline.replay import draw
 from darlr_jax.types import EMPTY, Observation, RewardScale
 from tests.simulation.worlds import (
     assemble,
@@ -103,6 +104,26 @@ def test_the_target_follows_every_third_update():
         latest = (len(history) - 1) // 3 * 3  # before the updates 0, 3 and 6
         assert largest_change(states.target, history[latest]) == 0
     assert largest_change(history[6], history[3]) > 0
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_what_follows_is_seen_and_valued_by_the_target(name):
+    config, experiment = size(name), assemble(size(name))
+    params = nth(fresh(config, 3, 4).params, 0)
+
+    @jax.jit
+    def loss_of(target, replay):
+        key = jax.random.key(0)
+        n = config.offline.n_step
+        sample = draw(key, replay, size=16, window=3, n=n, num_items=10)
+        bound = {"scale": replay.scale, "program": experiment.program}
+        return loss(params, target, sample, key, **bound)[0]
+
+    moved = jax.tree.map(lambda leaf: leaf + 1, params)
+    before = loss_of(params, experiment.tables.replay)
+    for changed in ({"tracker": moved.tracker}, {"heads": moved.heads}):
+        after = loss_of(params._replace(**changed), experiment.tables.replay)
+        assert abs(after - before) > 1e-3
 
 
 @pytest.mark.parametrize("trained", [True, False])

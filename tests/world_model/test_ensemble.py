@@ -7,14 +7,22 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from darlr_jax.config import WorldModelConfig
+from darlr_jax.networks.deepfm import Prediction, WorldModelNetwork
 from darlr_jax.world_model import ensemble
-from darlr_jax.world_model.losses import gaussian_loss
+from darlr_jax.world_model.losses import LOSSES, gaussian_loss, propensity_loss
 from darlr_jax.world_model.negatives import draw_training_pairs
 from tests import reference
-from tests.world_model.conftest import make_log, random_members, slow_prediction
+from tests.world_model.conftest import (
+    ITEMS,
+    USERS,
+    make_log,
+    random_members,
+    slow_prediction,
+)
 
 CONFIG = WorldModelConfig(
     embedding_dim=3,
@@ -52,26 +60,6 @@ def test_parameter_decay_counts_all_and_embeddings_twice():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_batch_loss_matches_the_definition(dataset):
-    sides, network = ensemble.build_network(dataset, CONFIG)
-    pairs = draw_training_pairs(dataset, CONFIG.negatives, seed=0)
-    params = reference.random_params(network, args=sides)
-    rows = np.array([3, -1, 97, 159, -1])  # -1 is padding
-
-    batch_loss = jax.jit(
-        functools.partial(
-            ensemble._batch_loss,
-            network=network,
-            loss=gaussian_loss,
-            negative_weight=1.0,
-        )
-    )
-    found = batch_loss(params, rows, jax.tree.map(jnp.asarray, pairs), sides)
-
-    expected = slow_loss(dataset, params, pairs, rows[rows >= 0])
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
 def slow_loss(dataset, params, pairs, rows):
     """The loss of some pairs; pair p belongs to row p mod N of the log."""
     logged = [p % len(pairs.users) for p in rows]
@@ -82,6 +70,78 @@ def slow_loss(dataset, params, pairs, rows):
         pairs.labels[logged],
         np.ones(len(rows)),
     )
+
+
+def slow_propensity_loss(dataset, params, pairs, rows):
+    """Over the rows of the item, and a negative for a quarter."""
+    total = 0.0
+    for p in rows:
+        user, item, label = (column[p % len(pairs.users)] for column in pairs[:3])
+        fit, _ = slow_prediction(dataset, params, user, item)
+        cell = pairs.negative_users[p], pairs.negative_items[p]
+        push, _ = slow_prediction(dataset, params, *cell)
+        total += (fit - label) ** 2 / np.sum(dataset.log.items == item) + push**2 / 4
+    return total
+
+
+@pytest.mark.parametrize(
+    ("loss", "negative_weight", "definition"),
+    [(gaussian_loss, 1.0, slow_loss), (propensity_loss, 0.25, slow_propensity_loss)],
+    ids=["gaussian", "propensity"],
+)
+def test_batch_loss_matches_the_definition(dataset, loss, negative_weight, definition):
+    sides, network = ensemble.build_network(dataset, CONFIG)
+    pairs = draw_training_pairs(dataset, CONFIG.negatives, seed=0)
+    params = reference.random_params(network, args=sides)
+    rows = np.array([3, -1, 97, 159, -1])  # -1 is padding
+
+    batch_loss = jax.jit(
+        functools.partial(
+            ensemble._batch_loss,
+            network=network,
+            loss=loss,
+            negative_weight=negative_weight,
+        )
+    )
+    found = batch_loss(params, rows, jax.tree.map(jnp.asarray, pairs), sides)
+
+    expected = definition(dataset, params, pairs, rows[rows >= 0])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_step_descends_what_the_configuration_says(dataset, name):
+    """Its loss, its weight of a negative, and the decay, of a model of 22 numbers."""
+    config = changed(loss=name, negative_weight=0.25, weight_decay=0.1)
+    pairs = jax.tree.map(jnp.asarray, draw_training_pairs(dataset, 2, seed=0))
+    params = {"user": jnp.linspace(1, 4, USERS), "item": jnp.linspace(-1, 1, ITEMS)}
+    network = WorldModelNetwork(None, predict_apart, None, None)
+    rows, optimizer = jnp.array([3, 97, 159]), optax.sgd(1.0)
+
+    after, _ = ensemble.train_steps(
+        ensemble.Member(params, optimizer.init(params), jax.random.key(0)),
+        rows[None],
+        pairs,
+        (),
+        network=network,
+        optimizer=optimizer,
+        config=config,
+    )
+
+    def objective(params):
+        inputs = (params, rows, pairs, (), network)
+        loss = ensemble._batch_loss(*inputs, LOSSES[name], 0.25)
+        return loss + ensemble.parameter_decay(params, config)
+
+    gradient = jax.jit(jax.grad(objective))(params)
+    expected = jax.tree.map(jnp.subtract, params, gradient)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, after.params, expected)
+
+
+def predict_apart(params, users, items):
+    """Means by user, log-variances by item."""
+    return Prediction(params["user"][users], params["item"][items])
 
 
 def test_reported_loss_is_that_of_every_pair_once_and_without_decay(dataset):
