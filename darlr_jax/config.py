@@ -222,6 +222,9 @@ class RecommenderConfig(A2CConfig):
     reward_offset: float = between(  # a control: added to each reward that is learned
         -_LARGE, _LARGE, default=0.0
     )
+    value_passes: str = one_of(  # separate: V(s), V(s') by passes that drop out apart
+        "shared", "separate", default="shared"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -591,6 +594,7 @@ def validate(config: ExperimentConfig) -> None:
     _validate_estimate(config)
     _validate_neighbours(reward)
     _validate_length(config)
+    _validate_passes(config.recommender)
     if config.learner == "random_other_tags" and config.environment.exit_rule != "tags":
         raise ConfigError(
             f"environment.exit_rule={config.environment.exit_rule!r}: learner="
@@ -623,6 +627,16 @@ def _validate_estimate(config: ExperimentConfig) -> None:
                 f"{name}={value}: nothing uses it with reward.estimate="
                 f"{config.reward.estimate!r}; it takes reward.estimate=references"
             )
+
+
+def _validate_passes(recommender: RecommenderConfig) -> None:
+    """Refuses V(s') of a critic whose values are of single steps."""
+    if recommender.value_passes == "separate" and recommender.critic_target != "return":
+        raise ConfigError(
+            "recommender.value_passes='separate': adds V(s') to the reward before s', "
+            "so it takes recommender.critic_target=return, not "
+            f"{recommender.critic_target!r}"
+        )
 
 
 def _validate_neighbours(reward: RewardConfig) -> None:

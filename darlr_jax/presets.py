@@ -115,7 +115,7 @@ _METHODS: dict[str, dict[str, Any]] = {
     },
     "gt": {
         "tracker.kind": "transformer",  # logs
-        "tracker.fresh_items": True,  # logs
+        "tracker.fresh_items": True,  # logs of most
         "tracker.readout": "published",  # code
     },
     "roler": {

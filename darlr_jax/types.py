@@ -227,7 +227,7 @@ class Transition(NamedTuple):
     used: Array  # [I] bool, or [0] where items are not masked in training
     item: Array  # [] int32
     value: Array  # [] critic before learning
-    reward: Array  # [] shaped
+    reward: Array  # [] shaped; with separate passes, what these leave as well
     discount: Array  # [] 0 if the episode ended with this step
     weight: Array  # [] 1 if the episode was still going before this step
     selector: SelectorTrajectory | None

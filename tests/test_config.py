@@ -203,6 +203,13 @@ def test_settings_without_an_effect_are_refused(method, text, message):
         config_lib.validate(changed)
 
 
+def test_separate_passes_take_a_critic_of_returns():
+    apart = "recommender.value_passes=separate"
+    config_lib.validate(override(apart))
+    with pytest.raises(ConfigError, match=r"takes recommender\.critic_target=return"):
+        config_lib.validate(override(apart, "recommender.critic_target=mean_reward"))
+
+
 @pytest.mark.parametrize(
     ("good", "bad", "message"),
     [

@@ -76,6 +76,29 @@ def discounted_returns(
     return returns
 
 
+def left_by_separate_passes(
+    value_t: Array, again_t: Array, going_on_t: Array, discount: float
+) -> Array:
+    """What GAE with lambda 1 leaves of V(s') - V(s), where a state has two values.
+
+    In sum_t gamma^t (r_t + gamma V'(s_{t+1}) - V(s_t)) the values of later states
+    cancel if V' is V. If each has dropout of its own, as in the published code, a
+    return has their difference in it (protocol 5): as if the step before had paid it.
+
+    Args:
+      value_t: `[T]` V(s_t).
+      again_t: `[T]` V'(s_t), of the same states.
+      going_on_t: `[T]` 1, and 0 where the episode ends with step t.
+      discount: gamma.
+
+    Returns:
+      `[T]`, to be added to the rewards. _Unbatched_, as `discounted_returns`.
+    """
+    chex.assert_rank([value_t, again_t, going_on_t], 1)
+    following = jnp.roll(again_t - value_t, -1).at[-1].set(0.0)
+    return discount * going_on_t * following
+
+
 def monte_carlo(
     reward_t: Array, going_on_t: Array, value_t: Array, config: A2CConfig
 ) -> MonteCarlo:

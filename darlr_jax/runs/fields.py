@@ -86,6 +86,8 @@ def is_read(name: str, config: ExperimentConfig) -> bool:
         return rest in _OF_ANY_REFERENCES
     if name in _OF_A_TRANSFORMER:
         return config.tracker.kind == "transformer"
+    if name == "recommender.value_passes":  # they differ by dropout alone
+        return config.learner == "a2c" and config.tracker.kind == "transformer"
     if name in _OF_A_TRACKER:
         return config.tracker.kind != "none"
     if group == "dataset" and "." in rest:

@@ -316,6 +316,7 @@ _READINGS: dict[str, tuple[Any, ...]] = {
     "selector.window": (5, 10),
     "recommender.critic_target": ("mean_reward",),
     "recommender.normalize_advantage": (True,),
+    "recommender.value_passes": ("separate",),
     "recommender.mask_used_items": (True,),
     "recommender.probability_floor": (0.0,),
     "tracker.readout": ("newest",),

@@ -259,7 +259,7 @@ def exposure_distance(
 ) -> np.ndarray:
     """How unlike two items `[I, I]` are to a user who tires of the like (CIRS).
 
-    Where users leave by tags: 1 / (J + 0.001) of the Jaccard index J (EasyRL4Rec).
+    Where users leave by tags: 1 / (J + 0.001), J the Jaccard index (EasyRL4Rec: 1 / J).
     Elsewhere Euclidean between columns of predictions; the published code takes those
     of the true matrix, which training must not see. Empty without the effect.
     """

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from darlr_jax.agents import recommender, selector
+from darlr_jax.agents.a2c import left_by_separate_passes
 from darlr_jax.agents.recommender import Action
 from darlr_jax.config import ExperimentConfig
 from darlr_jax.simulation import environment, penalties, rewards
@@ -24,6 +25,7 @@ from darlr_jax.types import (
     EnvState,
     Estimate,
     Key,
+    Observation,
     Params,
     References,
     RewardScale,
@@ -88,7 +90,9 @@ def roll_out(
     turn = functools.partial(_turn, inputs=inputs, program=program)
     carry = (jax.vmap(reset)(users), state.previous_estimates)
     (_, previous), transitions = lax.scan(turn, carry, turn_keys[:-1])
-    if program.recommender.learns_elsewhere:
+    if program.config.recommender.value_passes == "separate":
+        transitions = _valued_apart(transitions, turn_keys[-1], inputs, program)
+    elif program.recommender.learns_elsewhere:
         transitions = _valued_where_learned(transitions, turn_keys[-1], inputs, program)
     return transitions, previous
 
@@ -104,13 +108,41 @@ def _valued_where_learned(
     filling = max(1, program.config.tracker.window - 1)
     turns = min(filling, program.config.environment.max_turn)
     early = jax.tree.map(lambda leaf: leaf[:turns], transitions.observation)
+    learned = _learned_values(early, key, inputs, program)
+    return transitions._replace(value=transitions.value.at[:turns].set(learned))
+
+
+def _valued_apart(
+    transitions: Transition, key: Key, inputs: RolloutInputs, program: Program
+) -> Transition:
+    """Transitions `[T, B]` with values of two passes more, as published (protocol 5).
+
+    The second is V(s') of the state before, and enters what that one pays. The key is
+    consumed.
+    """
+    value, again = (
+        _learned_values(transitions.observation, one, inputs, program)
+        for one in jax.random.split(key)
+    )
+    discount = program.config.recommender.discount
+    of_sessions = jax.vmap(left_by_separate_passes, (1, 1, 1, None), 1)
+    left = of_sessions(value, again, transitions.discount, discount)
+    return transitions._replace(value=value, reward=transitions.reward + left)
+
+
+def _learned_values(
+    seen: Observation, key: Key, inputs: RolloutInputs, program: Program
+) -> Array:
+    """The critic's values `[T, B]` where the recommender will learn what it has `seen`.
+
+    The key is consumed.
+    """
     value = functools.partial(recommender.learned_value, networks=program.recommender)
     of_sessions = jax.vmap(value, (None, 0, 0, None))
-    keys = jax.random.split(key, (turns, transitions.value.shape[1]))
-    learned = jax.vmap(of_sessions, (None, 0, 0, None))(
-        inputs.recommender, keys, early, inputs.scale
+    keys = jax.random.split(key, seen.items.shape[:2])
+    return jax.vmap(of_sessions, (None, 0, 0, None))(
+        inputs.recommender, keys, seen, inputs.scale
     )
-    return transitions._replace(value=transitions.value.at[:turns].set(learned))
 
 
 def _history_length(config: ExperimentConfig) -> int:

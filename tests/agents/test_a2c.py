@@ -115,6 +115,25 @@ def test_monte_carlo_worked_numbers(variant):
     np.testing.assert_allclose(advantage, [1.5, 1.0, 0.0])
 
 
+@given(reward=vectors(6), value=vectors(6), again=vectors(6), last=st.integers(0, 5))
+@quick
+def test_two_values_of_a_state_leave_their_difference_in_returns(
+    reward, value, again, last
+):
+    """Advantages as GAE sums them up, of an episode that ends with step `last`."""
+    going_on, gamma = np.float32(np.arange(6) < last), np.float32(0.9)
+    left = a2c.left_by_separate_passes(value, again, going_on, gamma)
+    found = a2c.monte_carlo(reward + left, going_on, value, A2CConfig(discount=0.9))
+
+    following = [*again[1 : last + 1], 0.0]
+    deltas = reward[: last + 1] + gamma * np.array(following) - value[: last + 1]
+    expected = reference.discounted_returns(deltas, 0.9 * np.ones_like(deltas), 0.0)
+    np.testing.assert_allclose(
+        found.advantage[: last + 1], expected, rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(found.returns, found.advantage + value, atol=1e-4)
+
+
 @variants
 def test_a_critic_of_mean_rewards_need_not_know_what_is_left(variant):
     """As above: one number is right at every step, and what is not pays off."""

@@ -129,6 +129,7 @@ def test_without_a_penalty_the_shift_is_that_of_none():
 def test_what_only_a_transformer_reads_is_a_change_of_one_alone(method, read):
     base = preset("coat", method)
     changed = {"tracker.heads": 3, "tracker.dropout": 0.5}
+    changed["recommender.value_passes"] = "separate"
     assert differing_fields(replace(base, changed), base) == (changed if read else {})
 
 

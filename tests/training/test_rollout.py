@@ -277,6 +277,35 @@ def test_values_are_those_of_the_states_that_will_be_learned(readout, window):
     np.testing.assert_allclose(transitions.value, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("readout", ["newest", "published"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_values_of_separate_passes_differ_by_dropout_alone(readout, dropout):
+    options = {"tracker__kind": "transformer", "tracker__readout": readout}
+    config = tiny("mbpo", **SMALL, **options, tracker__dropout=dropout)
+    apart = tiny(
+        "mbpo",
+        **SMALL,
+        **options,
+        tracker__dropout=dropout,
+        recommender__value_passes="separate",
+    )
+    expected, _ = roll_out(config, first_state(config))
+    found, _ = roll_out(apart, first_state(config))
+
+    np.testing.assert_array_equal(found.item, expected.item)
+    paid, pays = found.metrics["shaped_reward"], expected.metrics["shaped_reward"]
+    np.testing.assert_array_equal(paid, pays)
+    left, going_on = found.reward - expected.reward, expected.discount > 0
+    assert going_on.any() and not going_on.all()
+    if dropout:
+        assert np.all(left[going_on] != 0)
+        assert np.mean(found.value[going_on] != expected.value[going_on]) > 0.9
+        np.testing.assert_array_equal(left[~going_on], 0)
+    else:
+        np.testing.assert_allclose(found.value, expected.value, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(left, 0, atol=1e-4)
+
+
 def test_the_selector_is_paid_by_its_own_formula():
     """r_sel = running mean of the answers + lambda_s r_s + lambda_d r_d."""
     config = tiny("darlr", **SMALL, selector__lambda_s=0.5, selector__lambda_d=0.25)
