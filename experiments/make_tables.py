@@ -37,10 +37,12 @@ from darlr_jax.runs.breadth import (
 )
 from darlr_jax.runs.comparison import (
     comparison_table,
+    other_data,
     paired,
     refits,
     repeats_table,
     require_one_matrix,
+    users_compared,
     with_matrix,
 )
 from darlr_jax.runs.costs import costs_table
@@ -66,7 +68,6 @@ _OF_CHANGED = (
     *("method", "seeds", "epochs", "NX_0 R_tra", "± 95 %", "last 25 %"),
     *("NX_0 all users", "FB R_tra", "NX_10 R_tra"),
 )
-_PAIRED = "to the method as it is, of all users, paired by seed, over common epochs"
 
 
 class Second(NamedTuple):
@@ -213,7 +214,7 @@ def _paired_tables(group: Group, published: PublishedScores) -> dict[str, str]:
     claimed = claims.claims_table(outcomes, published)
     if claimed is not None:
         beside = [o.row.name for o in outcomes if not math.isnan(o.in_print(published))]
-        notes = [claims.NOTE, *_notes(group, group.methods), *faults(beside)]
+        notes = [claims.note(outcomes), *_notes(group, group.methods), *faults(beside)]
         made[f"{name}_claims.md"] = _text(claimed, notes)
     return made
 
@@ -233,14 +234,18 @@ def _breadth_tables(group: Group) -> dict[str, str]:
 def _changed_table(group: Group) -> str:
     """The other runs, each beside its method as it is, where that is there.
 
-    Differences are of all users, paired by seed, over the epochs that both have.
+    Differences are paired by seed, over the epochs that both have.
     """
     runs, methods = group.others, {run.name: run for run in group.methods}
     table = summary_table(runs)[list(_OF_CHANGED)]
     table.insert(1, "changed", own_changes(run.config for run in runs))
     table.insert(0, "row", [run.name for run in runs])
     pairs = [_from_method(run, methods.get(run.config.method)) for run in runs]
-    note = f"difference: {_PAIRED}; [ ]: 95 % bootstrap interval."
+    users = users_compared(run.metrics for run in (*group.methods, *runs))
+    note = (
+        f"difference: to the method as it is, of {users}, paired by seed, over common "
+        "epochs; [ ]: 95 % bootstrap interval."
+    )
     table = pd.concat([table, pd.DataFrame(pairs)], axis=1)
     return _text(table, [note, *_notes(group, runs)])
 
@@ -254,8 +259,9 @@ def _repeats_table(group: Group, again: Group, second: Second) -> str:
     truth = require_one_matrix({each.name: each.truth for each in (group, again)})
     first, more = ({run.name: run for run in each.runs} for each in (group, again))
     table = repeats_table(first, more, second.against, second.heading)
+    users = users_compared(run.metrics for run in (*group.runs, *again.runs))
     notes = [
-        "Of all users, paired by seed, over the first epochs, as many as all have; "
+        f"Of {users}, paired by seed, over the first epochs, as many as all have; "
         "[ ]: 95 % bootstrap interval."
     ]
     if "both" in table.columns:
@@ -281,7 +287,8 @@ def _notes(group: Group, runs: Sequence[FinishedRun]) -> list[str]:
     """What all rows changed of their presets, and what they stand on."""
     shared = in_words(shared_changes(run.config for run in runs))
     notes = [f"All rows: {shared}."] * bool(shared) + _payer(group.truth)
-    return notes + refits((run.name, run.config, run.fit) for run in runs)
+    notes += refits((run.name, run.config, run.fit) for run in runs)
+    return notes + other_data((run.name, run.config, run.data) for run in runs)
 
 
 def _payer(truth: str | None) -> list[str]:

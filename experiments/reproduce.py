@@ -9,7 +9,8 @@ that are done are not run again. --dry_run says what would run, with which comma
 for how long, as far as finished rows tell.
 
 Then TABLE.md, .csv, .tex and .png are written to --workdir/DATASET/tables. A row that
-failed stops the program: no table is made without it.
+failed stops the program: no table is made without it. So does one that has read other
+data than the rest, as where a file was changed after some rows were done.
 
 SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and --max_seconds end the row under way after its
 epoch, with exit code 75; the same command continues. --norun_missing makes the table of
@@ -38,6 +39,7 @@ from darlr_jax.runs.jobs import (
     metrics_of,
     plan_jobs,
     progress,
+    require_same_data,
     side_by_side,
     total_seconds,
 )
@@ -127,6 +129,7 @@ def main(argv: list[str]) -> None:
     jobs = plan_jobs(plan, workdir, overrides=_overrides(), options=_options())
     cli.require_data_dir_is_read(jobs[0].config.dataset)
     _announce(plan, jobs, seeds)
+    require_same_data(jobs)
     if DRY_RUN.value:
         return
     if RUN_MISSING.value:
@@ -146,7 +149,8 @@ def run_jobs(
 
     Raises:
       Interrupted: `stop` asked, or somebody asked the rows under way.
-      RunError: a row failed; those after it have not run.
+      RunError: a row failed, or read other data than those that are done; those after
+        it have not run.
     """
     missing = [job for job in jobs if not progress(job, seeds).finished]
     for group in side_by_side(missing, most):
@@ -168,6 +172,7 @@ def run_jobs(
             )
         for job in group:
             progress(job, seeds)  # refuses a run of which seeds failed
+        require_same_data(jobs)  # files may have changed since other rows were done
 
 
 def write_plan(

@@ -7,12 +7,12 @@ is paired by seed, so that its interval says what a single pair of runs cannot.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from darlr_jax.runs.comparison import Outcome, paired
+from darlr_jax.runs.comparison import Outcome, paired, users_compared
 from darlr_jax.runs.published import PublishedScores
 
 
@@ -41,14 +41,19 @@ CLAIMS = (  # what the tables of DARLR, ROLeR and DORL are read for
     Claim("gt", "darlr", "what DARLR misses of that"),
 )
 
-NOTE = (
-    "Published: differences of single runs. Here: of all users, paired by seed, over "
+_NOTE = (
+    "Published: differences of single runs. Here: of {users}, paired by seed, over "
     "the epochs that both rows have; [ ]: 95 % bootstrap interval; ± (t): half of "
     "Student's, which decides the verdict. *Reproduced*: Student's interval holds the "
     "published difference and not zero. *Open*: it holds both. *Not found*: it holds "
     "zero and not the published difference. *Direction only* and *reversed*: it holds "
     "neither, and lies on the published or on the other side of zero."
 )
+
+
+def note(outcomes: Iterable[Outcome]) -> str:
+    """What the columns and verdicts of `claims_table` mean, in Markdown."""
+    return _NOTE.format(users=users_compared(outcome.metrics for outcome in outcomes))
 
 
 def claims_table(
@@ -66,7 +71,7 @@ def claims_table(
     Returns:
       Columns: difference, of which two; what it measures; published; here, paired, with
       its bootstrap interval; half of Student's interval; how many of the common seeds
-      are above zero; the epochs compared; the verdict (`NOTE`). None where there is no
+      are above zero; the epochs compared; the verdict (`note`). None where there is no
       such row.
     """
     methods = {o.row.name: o for o in outcomes if o.row.name == o.config.method}
@@ -86,7 +91,7 @@ def claims_table(
 
 
 def verdict(published: float, difference: float, half_width: float) -> str:
-    """What an interval says of a published difference; the words are `NOTE`'s.
+    """What an interval says of a published difference; the words are `note`'s.
 
     Args:
       published: the difference in print.

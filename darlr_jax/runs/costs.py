@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -31,7 +31,7 @@ def costs_of(record: Mapping[str, Any], metrics: pd.DataFrame) -> Costs:
       record: run.json.
       metrics: of the run; columns `seconds` and `env_steps`, where it has them.
     """
-    sessions = [*record.get("earlier_sessions", []), record]
+    sessions = _sessions(record)
     epoch = transitions = pace = None
     if {"seconds", "env_steps"} <= set(metrics.columns):
         # Every seed's row holds the seconds of all seeds together.
@@ -51,6 +51,23 @@ def costs_of(record: Mapping[str, Any], metrics: pd.DataFrame) -> Costs:
     )
 
 
+def sessions_that_trained(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those of run.json that have computed the epochs, by their start.
+
+    A finished run that is started again, or merged of others, has a last session that
+    computed nothing: on which machine, by which commit, says nothing of the numbers.
+    The last one alone where none says how long its epochs took.
+    """
+    sessions = _sessions(record)
+    trained = [s for s in sessions if s.get("run_seconds") is not None]
+    return trained or [record]
+
+
+def each_once(texts: Iterable[str]) -> str:
+    """What sessions say, without what is said again, or not at all."""
+    return "; ".join(dict.fromkeys(filter(None, texts)))
+
+
 def costs_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
     """One row a run.
 
@@ -58,7 +75,7 @@ def costs_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
       Columns: row; seeds; epochs; seconds of an epoch of all seeds (median); hours of
       that many epochs at this pace, which leaves out what suspended a run, and hours by
       the clock; seconds of compilation; thousand transitions a second; most memory of
-      the process and of the device, in MiB; the device; and, where any run shared its
+      the process and of the device, in MiB; the devices; and, where any run shared its
       program, how many runs did at most: hours by the clock and compilation are of all
       of these, an epoch is a run's share.
       Not-a-number where a run does not say, and for the pace of what makes no
@@ -83,12 +100,17 @@ def _row(run: FinishedRun) -> dict[str, Any]:
         "1,000 transitions/s": _number(costs.transitions_per_second or None, 1e-3),
         "process MiB": _number(costs.host_mib),
         "device MiB": _number(costs.device_mib),
-        "device": _device(run.record.get("device") or {}),
+        "device": each_once(map(_device, sessions_that_trained(run.record))),
         "side by side": costs.side_by_side,
     }
 
 
-def _device(device: Mapping[str, Any]) -> str:
+def _sessions(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [*record.get("earlier_sessions", []), record]
+
+
+def _device(session: Mapping[str, Any]) -> str:
+    device = session.get("device") or {}
     return f"{device.get('count', 1)} x {device.get('kind', 'unknown')}"
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from darlr_jax.runs import plots
 from darlr_jax.runs.columns import ALL_USERS, SCORE
-from darlr_jax.runs.comparison import Outcome, interval, paired
+from darlr_jax.runs.comparison import Outcome, interval, paired, users_compared
 from darlr_jax.runs.plans import Plan
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.results import epoch_mean, published_score
@@ -304,7 +304,8 @@ def _draw_lines(
             axis.set_xticks(range(len(ticks)), [f"{x:g}" for x in ticks])
         x_label = plan.x_label or panel
         finish(upper, plan.title if column == 0 else "", x_label, _SCORE_LABEL)
-        title = "Paired difference, all users" if column == 0 else ""
+        users = users_compared(outcome.metrics for outcome in outcomes)
+        title = f"Paired difference, {users}" if column == 0 else ""
         finish(lower, title, x_label, "difference in R_tra")
         lower.axhline(0, color="black", lw=0.8)
     legend_beneath(figure, axes[0, 0])

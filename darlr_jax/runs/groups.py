@@ -134,7 +134,10 @@ def _are_whole(plan: Plan) -> bool:
 
 
 def _outcome(row: Row, run: FinishedRun) -> Outcome:
-    return Outcome(row, run.config, run.metrics, "done", run.fit, run.ground_truth)
+    return Outcome(
+        *(row, run.config, run.metrics, "done", run.fit, run.ground_truth),
+        data=run.data,
+    )
 
 
 def _plans_of(dataset: str) -> Iterable[Plan]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pathlib
 import shlex
@@ -15,13 +16,20 @@ import pandas as pd
 from darlr_jax.config import (
     COEFFICIENTS,
     ConfigError,
+    DatasetConfig,
     ExperimentConfig,
     flatten,
     replace,
 )
-from darlr_jax.runs.directory import RunDirectory, RunError, load_identity, read_text
+from darlr_jax.runs.directory import (
+    RunDirectory,
+    RunError,
+    load_identity,
+    read_json,
+    read_text,
+)
 from darlr_jax.runs.plans import Plan, Row, row_config
-from darlr_jax.runs.results import load_metrics, require_whole
+from darlr_jax.runs.results import data_of, load_metrics, require_whole
 
 
 class Job(NamedTuple):
@@ -169,13 +177,46 @@ def progress(job: Job, seeds: Sequence[int]) -> Progress:
     return Progress(epochs, finished)
 
 
-def metrics_of(job: Job, seeds: Sequence[int]) -> pd.DataFrame | None:
-    """The metrics of a finished job, None of another.
+def require_same_data(jobs: Iterable[Job]) -> None:
+    """Refuses jobs of one data set that have run on different data.
 
     Raises:
-      RunError: as `progress`, or metrics.csv is malformed.
+      RunError: which of them, and what they have read otherwise.
     """
-    return load_metrics(job.path) if progress(job, seeds).finished else None
+    by_dataset: dict[DatasetConfig, dict[str, list[pathlib.Path]]] = {}
+    for job in jobs:
+        file = RunDirectory(job.path).run_file
+        data = data_of(read_json(file)) if file.exists() else None
+        if data is not None:
+            paths = by_dataset.setdefault(job.config.dataset, {}).setdefault(data, [])
+            paths += [job.path] * (job.path not in paths)
+    for by_data in by_dataset.values():
+        (most, same), *others = sorted(by_data.items(), key=lambda kv: -len(kv[1]))
+        for data, paths in others:
+            raise RunError(
+                f"{', '.join(map(str, paths))}: computed on other data than {same[0]} "
+                f"({', '.join(_differing(data, most))}); choose another --workdir, or "
+                "take away what was computed on data of before, to be run again"
+            )
+
+
+def _differing(data: str, other: str) -> list[str]:
+    """What two `data_of` have read differently: names of files."""
+    first, second = json.loads(data), json.loads(other)
+    names = sorted({*first, *second})
+    return [name for name in names if first.get(name) != second.get(name)]
+
+
+def metrics_of(job: Job, seeds: Sequence[int]) -> pd.DataFrame | None:
+    """The metrics of a finished job, None of one that may still finish.
+
+    Raises:
+      RunError: as `progress`, the job has failed, or metrics.csv is malformed.
+    """
+    finished = progress(job, seeds).finished
+    if RunDirectory(job.path).run_file.exists():
+        require_whole(job.path)
+    return load_metrics(job.path) if finished else None
 
 
 def estimate_seconds(
@@ -225,7 +266,8 @@ def _seconds_per_epoch(job: Job) -> float | None:
 
 def _require_same(job: Job, seeds: Sequence[int]) -> None:
     before = load_identity(job.path)
-    # The run itself compares its data, which nobody has read here.
+    # The run itself compares its data, which nobody has read here; of rows that are
+    # done `require_same_data` compares them with each other.
     wanted = before._replace(config=job.config, seeds=list(seeds))
     if differences := wanted.differences(before):
         raise RunError(

@@ -11,7 +11,9 @@ import pandas as pd
 from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
+    other_data,
     refits,
+    users_compared,
     where_it_helps,
     with_matrix,
 )
@@ -26,7 +28,6 @@ from darlr_jax.runs.switches import main_effects
 
 _BOOTSTRAP = "95 % bootstrap interval over seeds"
 _SAFER = "which is the wider and the safer one of few seeds"
-_PAIRED = "difference: of all users, paired by seed, to the row named under against."
 _MEANS = ("NX_0 R_tra", "last 25 %", "all users")  # of a brief table
 _BRIEF = (
     *("row", "what", "seeds", "epochs", "NX_0 R_tra", "± 95 % (t)", "last 25 %"),
@@ -68,8 +69,8 @@ def plan_texts(table: PlanTable) -> dict[str, str]:
     plan, rows = table.plan, table.rows
     twin = any(outcome.config.dataset.twin for outcome in table.outcomes)
     title = f"{plan.title} (a generated twin)" if twin else plan.title
-    notes = [f"[ ]: {_BOOTSTRAP}; ± (t): half of Student's, {_SAFER}.", _PAIRED]
-    notes += _notes(table)
+    notes = [f"[ ]: {_BOOTSTRAP}; ± (t): half of Student's, {_SAFER}."]
+    notes += [_paired(table), *_notes(table)]
     lines = [f"# {title}\n", to_markdown(rows), "", *notes]
     return {
         ".md": "\n".join(lines) + "\n",
@@ -109,9 +110,9 @@ def brief_notes(table: PlanTable) -> list[str]:
         seeds = sorted({metrics["seed"].nunique() for metrics in finished})
         epochs = sorted({int(metrics["epoch"].max()) for metrics in finished})
         notes.append(f"NX_0 R_tra; seeds: {_listed(seeds)}; epochs: {_listed(epochs)}.")
-        notes.append("less: of all users, paired by seed.")
+        notes.append(f"less: of {_users(table)}, paired by seed.")
     else:
-        notes.append(_PAIRED)
+        notes.append(_paired(table))
     return notes + _notes(table)
 
 
@@ -141,6 +142,15 @@ def _mean_cell(cells: pd.Series) -> str:
     return f"{score.value:.2f}" + ("" if math.isnan(spread) else f" ± {spread:.2f}")
 
 
+def _paired(table: PlanTable) -> str:
+    users = _users(table)
+    return f"difference: of {users}, paired by seed, to the row named under against."
+
+
+def _users(table: PlanTable) -> str:
+    return users_compared(outcome.metrics for outcome in table.outcomes)
+
+
 def _listed(values: Sequence[int]) -> str:
     return ", ".join(map(str, values))
 
@@ -159,6 +169,7 @@ def _notes(table: PlanTable) -> list[str]:
     if table.truth is not None:
         notes.append(f"Evaluation pays: {table.truth}.")
     notes += refits((o.row.name, o.config, o.fit) for o in table.outcomes)
+    notes += other_data((o.row.name, o.config, o.data) for o in table.outcomes)
     if "published" in rows:
         beside = set(rows.loc[rows["published"].notna(), "row"])
         notes += faults(o.row.method for o in table.outcomes if o.row.name in beside)

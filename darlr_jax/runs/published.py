@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import pathlib
@@ -10,14 +9,19 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from darlr_jax.config import DatasetConfig, EnvironmentConfig, ExperimentConfig
+from darlr_jax.config import EnvironmentConfig, ExperimentConfig
 from darlr_jax.presets import preset
 from darlr_jax.runs.columns import SCORE
 from darlr_jax.runs.directory import RunError
+from darlr_jax.runs.fields import changed_fields
 
 # What a line about the evaluation says where the published matrix was not at hand: no
 # return under another may stand beside a published one (docs/data.md, section 1).
 _COMPLETED_HERE = "our completion"
+# What a run may have changed of its preset and still stand beside a published one: the
+# exit window is part of that; who else is evaluated moves no score; and how a missing
+# matrix is completed says the truth.
+_NO_CHANGES = ("environment.exit_window", "evaluation.all_users", "dataset.completion.")
 # What was wrong with the code that made a published row (protocol 10.2); ours are
 # right, and so no reproductions: docs/deviations.md.
 _FAULTS = {
@@ -46,24 +50,32 @@ class PublishedScores:
         self._curves = _read(folder / "curves.csv", curve_columns)
 
     def score(
-        self, method: str | None, config: ExperimentConfig, truth: str | None = None
+        self,
+        method: str | None,
+        config: ExperimentConfig,
+        truth: str | None = None,
+        epochs: int | None = None,
     ) -> float:
         """The published score that may stand beside a run of `config`; NaN without any.
 
         It is of the main table or else of the sweep, of a run that let users leave as
         `config` does: at the same exit window, or at any where nobody leaves early.
-        Beside runs on other data (a twin, a part of the log, another label), in longer
-        or shorter sessions or paid by a matrix that was completed here stands none, and
-        none beside what is called as no method.
+        Beside runs that changed anything else of their presets, have not as many epochs
+        (the score is the mean over all of them) or are paid by a matrix that was
+        completed here stands none, and none beside what is called as no method.
 
         Args:
           method: as the published table calls it.
           config: of the run.
           truth: which matrix paid its evaluation, where the run says so.
+          epochs: that the run has; of `config` where it has not finished.
 
         Raises:
           RunError: the main table has several.
         """
+        whole = preset(config.dataset.name, config.method).training.epochs
+        if (epochs or config.training.epochs) != whole:
+            return math.nan
         main, sweep = (_of(table, method, config) for table in self._tables)
         if len(main) > 1:
             name = config.dataset.name
@@ -79,7 +91,8 @@ class PublishedScores:
     ) -> pd.Series | None:
         """Epoch -> NX_0 R_tra of the main table's run, where `score` may be of that.
 
-        None where no curve is kept.
+        Beside a run of any number of epochs, as these are compared one by one. None
+        where no curve is kept.
         """
         main = _of(self._tables[0], method, config)
         curves = _of(self._curves, method, config)
@@ -124,29 +137,16 @@ def _of(
 def _alike(
     rows: pd.DataFrame, config: ExperimentConfig, truth: str | None
 ) -> pd.DataFrame:
-    """Those that let users leave as `config` does; none where that pays otherwise."""
-    published = preset(config.dataset.name, config.method)
-    rule, session = _exit_rule(config.environment), config.environment.max_turn
-    if (
-        not _same_data(config.dataset, published.dataset)
-        or session != published.environment.max_turn
-        or rule != _exit_rule(published.environment)
-        or _COMPLETED_HERE in (truth or "")
-    ):
+    """Those that let users leave as `config` does; none where that is another run."""
+    changed = [n for n in changed_fields(config) if not n.startswith(_NO_CHANGES)]
+    if changed or _COMPLETED_HERE in (truth or ""):
         return rows[:0]
-    if rule is None:
+    if not _anybody_leaves(config.environment):
         return rows
     return rows[rows["exit_window"] == config.environment.exit_window]
 
 
-def _same_data(dataset: DatasetConfig, published: DatasetConfig) -> bool:
-    """Whether they are read alike; how a missing matrix is completed says the truth."""
-    return dataclasses.replace(dataset, completion=published.completion) == published
-
-
-def _exit_rule(environment: EnvironmentConfig) -> tuple[str, float] | None:
-    """When users leave early, whatever the window; None where nobody ever does."""
+def _anybody_leaves(environment: EnvironmentConfig) -> bool:
+    """Whether the exit rule ends any session early, whatever the window."""
     rule, threshold = environment.exit_rule, environment.exit_threshold
-    if rule == "tags" or (rule == "distance" and threshold > 0):
-        return rule, threshold
-    return None
+    return rule == "tags" or (rule == "distance" and threshold > 0)

@@ -17,9 +17,11 @@ from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
     interval,
+    other_data,
     refits,
+    users_compared,
 )
-from darlr_jax.runs.costs import costs_of
+from darlr_jax.runs.costs import costs_of, each_once, sessions_that_trained
 from darlr_jax.runs.directory import RunDirectory, load_config, read_json
 from darlr_jax.runs.error_figures import (
     Picture,
@@ -164,7 +166,7 @@ _OVER_A_PARAMETER = (
 )
 _LEGEND = (
     "[ ]: 95 % bootstrap interval over seeds; it is too narrow for few seeds, so half "
-    "of Student's interval, ± (t), stands beside it. difference: all users, paired by "
+    "of Student's interval, ± (t), stands beside it. difference: of {users}, paired by "
     "seed, to the run named under against."
 )
 
@@ -191,10 +193,11 @@ def _overview(
     curves = plan._replace(figure="curves")
     table = comparison_table(outcomes, published)
     shared = in_words(shared_changes(outcome.config for outcome in outcomes))
-    notes = [_LEGEND]
+    notes = [_LEGEND.format(users=users_compared(o.metrics for o in outcomes))]
     notes += [f"All runs: {shared}."] * bool(shared)
     notes += [f"Evaluation pays: {group.truth}."] * (group.truth is not None)
     notes += refits((o.row.name, o.config, o.fit) for o in outcomes)
+    notes += other_data((o.row.name, o.config, o.data) for o in outcomes)
     return [
         _plan_figure(plan, outcomes, published),
         _plan_figure(curves, outcomes, published),
@@ -231,9 +234,9 @@ def _claims(outcomes: Sequence[Outcome], published: PublishedScores) -> list[str
     table = claims.claims_table(outcomes, published)
     if table is None:
         return []
-    note = claims.NOTE.replace("*", "")
+    note = pages.note(claims.note(outcomes).replace("*", ""))
     heading = "<h2>What the papers claim, and what is found</h2>"
-    return [heading, pages.table(table), pages.note(note)]
+    return [heading, pages.table(table), note]
 
 
 def _cards(outcome: Outcome, published: PublishedScores) -> str:
@@ -243,8 +246,7 @@ def _cards(outcome: Outcome, published: PublishedScores) -> str:
     student = "" if math.isnan(spread) else f"; ± {spread:.2f} by Student's t"
     first = f"NX_0 R_tra, mean over epochs{student}"
     cards = [_card(interval(score), first, "card main")]
-    config = outcome.config
-    theirs = published.score(config.method, config, outcome.truth)
+    theirs = outcome.in_print(published)
     if not math.isnan(theirs):
         difference = float(score.mean()) - theirs
         cards.append(
@@ -273,13 +275,15 @@ def _card(number: Interval | float, label: str, kind: str = "card") -> str:
 
 def _subtitle(outcome: Outcome, record: Mapping[str, Any]) -> str:
     metrics = _metrics(outcome)
-    device = record.get("device") or {}
+    sessions = sessions_that_trained(record)
+    devices = ((s.get("device") or {}).get("kind") for s in sessions)
+    commits = each_once(str(s.get("commit") or "")[:10] for s in sessions)
     parts = [
         _seeds(metrics["seed"].unique().tolist()),
         f"{int(metrics['epoch'].max())} epochs",
-        str(device.get("kind", "device not recorded")),
-        f"commit {str(record.get('commit') or 'not recorded')[:10]}",
-        f"started {record.get('started', 'not recorded')}",
+        each_once(str(kind or "") for kind in devices) or f"device {_ABSENT}",
+        f"commit {commits or _ABSENT}",
+        f"started {sessions[0].get('started', _ABSENT)}",
     ]
     truth = record.get("ground_truth") or _ABSENT
     return f"{', '.join(parts)}. Evaluation pays: {truth}."
@@ -513,7 +517,7 @@ def _score_figure(outcome: Outcome, published: PublishedScores) -> Any | None:
     axis, config = figure.subplots(), outcome.config
     draw_score(axis, _metrics(outcome))
     curve = published.curve(config.method, config, outcome.truth)
-    score = published.score(config.method, config, outcome.truth)
+    score = outcome.in_print(published)
     if curve is not None:
         label = "published (moving mean of 11)"
         draw_published_curve(axis, curve, label, COLOURS[1])
@@ -537,22 +541,18 @@ def _configuration(outcome: Outcome) -> str:
 
 
 def _provenance(record: Mapping[str, Any]) -> str:
-    device = record.get("device") or {}
-    host = record.get("host") or {}
+    """The command is of the last session; what computed it, of those that trained."""
+    sessions = sessions_that_trained(record)
     facts = {
         "seeds": ", ".join(map(str, record.get("seeds", []))),
         "status": record.get("status"),
-        "device": " ".join(
-            str(device.get(k, "")) for k in ("count", "platform", "kind")
-        ),
-        "host": ", ".join(f"{name} {value}" for name, value in host.items()),
+        "device": each_once(map(_device, sessions)),
+        "host": each_once(_listed(s.get("host")) for s in sessions),
         "earlier sessions": len(record.get("earlier_sessions", [])),
-        "commit": record.get("commit"),
-        "started": record.get("started"),
-        "ended": record.get("ended"),
-        "versions": ", ".join(
-            f"{k} {v}" for k, v in record.get("versions", {}).items()
-        ),
+        "commit": each_once(str(s.get("commit") or "") for s in sessions),
+        "started": sessions[0].get("started"),
+        "ended": sessions[-1].get("ended"),
+        "versions": each_once(_listed(s.get("versions")) for s in sessions),
     }
     known = {n: _ABSENT if v in (None, "") else v for n, v in facts.items()}
     command = " ".join(map(str, record.get("command", [])))
@@ -562,6 +562,16 @@ def _provenance(record: Mapping[str, Any]) -> str:
         f"<details><summary>data, by SHA-256</summary>"
         f"{pages.pairs(record.get('data', {}))}</details>"
     )
+
+
+def _device(session: Mapping[str, Any]) -> str:
+    device = session.get("device") or {}
+    known = (str(device.get(k, "")) for k in ("count", "platform", "kind"))
+    return " ".join(known).strip()
+
+
+def _listed(named: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{name} {value}" for name, value in (named or {}).items())
 
 
 def _run_details(finished: FinishedRun) -> str:

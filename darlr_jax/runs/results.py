@@ -58,6 +58,11 @@ class FinishedRun(NamedTuple):
         """Which matrix pays its evaluation, in one line, where it says so."""
         return self.record.get("ground_truth")
 
+    @property
+    def data(self) -> str | None:
+        """What it was read from, as of `data_of`."""
+        return data_of(self.record)
+
 
 def read_run(run_dir: str | os.PathLike[str]) -> FinishedRun:
     """Reads a run that has not failed.
@@ -91,6 +96,17 @@ def digest_of_fit(report: Mapping[str, Any]) -> str:
     """`fit_of` of what world_model.json holds."""
     losses = [epoch.get("loss") for epoch in report.get("epochs", [])]
     return hashlib.sha256(json.dumps(losses).encode()).hexdigest()
+
+
+def data_of(record: Mapping[str, Any]) -> str | None:
+    """The digests of what a run has read, as one text; None where it says none.
+
+    Args:
+      record: run.json. It has them by file, or by the generator, and how these are
+        prepared; an older run has not all, and is of other data as far as it says.
+    """
+    data = record.get("data")
+    return json.dumps(data, sort_keys=True) if data else None
 
 
 def load_metrics(
@@ -225,7 +241,8 @@ def summary_table(
     if published is None:
         return table
     table["published"] = [
-        published.score(run.config.method, run.config, run.ground_truth) for run in runs
+        published.score(run.config.method, run.config, run.ground_truth, epochs)
+        for run, epochs in zip(runs, table["epochs"], strict=True)
     ]
     table["difference"] = table["NX_0 R_tra"] - table["published"]
     return table

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ class Runs:
 
     def __init__(self):
         self.endings = []  # of the processes to come; then all succeed
+        self.data = {"log": "abc"}
         self.started = []
 
     def __call__(self, group):
@@ -42,7 +44,8 @@ class Runs:
         return Process(ending)
 
     def finish(self, job):
-        with open_run(job.path, job.config, seeds=[0, 1]) as run:
+        data = {"data_hashes": self.data}
+        with open_run(job.path, job.config, seeds=[0, 1], **data) as run:
             run.update(ground_truth="an invented matrix")
             writer = MetricsWriter(run)
             for epoch in range(1, job.config.training.epochs + 1):
@@ -184,6 +187,37 @@ def test_missing_rows_say_so_where_they_are_not_to_be_run(runs, program):
     lines = (program.tables / "main.md").read_text().splitlines()
     assert [" not run " in line for line in lines if line[:2] == "| "] == [
         *(False, False, False), *(True, True)]  # fmt: skip
+
+
+def test_rows_of_other_data_stop_the_table(runs, program, tmp_path):
+    """Two rows are done when a file changes: the first row after it is refused."""
+    program("--rows=gt,dorl")
+    runs.data = {"log": "new"}
+    folder = tmp_path / "coat"
+    message = f"{folder}/mbpo: computed on other data than {folder}/gt \\(log\\); "
+    with pytest.raises(RunError, match=message):
+        program("--rows=gt,dorl,mbpo,darlr")
+    assert runs.started == ["gt", "dorl", "mbpo"]
+    for option in ("--dry_run", "--norun_missing"):
+        with pytest.raises(RunError, match=message):
+            program(option)
+    shutil.rmtree(folder / "gt")
+    program()
+    assert runs.started[3:] == ["gt", "darlr"]
+
+
+def test_a_row_that_failed_is_no_unfinished_one(runs, program, tmp_path, monkeypatch):
+    def fail(job):
+        with open_run(job.path, job.config, seeds=[0, 1]) as run:
+            MetricsWriter(run).write([metrics_row(seed, 1) for seed in (0, 1)])
+            run.close("failed")
+
+    program("--rows=gt")
+    monkeypatch.setattr(runs, "finish", fail)
+    with pytest.raises(RunError):
+        program()
+    with pytest.raises(RunError, match=f"{tmp_path}/coat/mbpo: the run failed; mend"):
+        program("--norun_missing")
 
 
 @pytest.mark.parametrize("ending", [75, -signal.SIGTERM, "until told"])

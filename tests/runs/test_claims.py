@@ -8,10 +8,13 @@ import pytest
 
 from darlr_jax.methods import METHODS
 from darlr_jax.presets import preset
-from darlr_jax.runs.claims import CLAIMS, claims_table, verdict
+from darlr_jax.runs.claims import CLAIMS, claims_table, note, verdict
+from darlr_jax.runs.columns import ALL_USERS
 from darlr_jax.runs.results import mean_and_interval
 from darlr_jax.runs.statistics import Interval
 from tests.runs.test_comparison import PUBLISHED, metrics, outcome
+
+WHOLE = metrics(epochs=200)  # as many as the published runs have
 
 
 @pytest.mark.parametrize(
@@ -33,34 +36,44 @@ def test_verdicts(published, difference, half_width, expected):
 
 
 def test_a_claim_worked_by_hand():
-    rows = [outcome("mbpo", metrics(epochs=6)), outcome("darlr", metrics(gain=2.0))]
+    rows = [outcome("mbpo", WHOLE), outcome("darlr", metrics(epochs=200, gain=2.0))]
     table = claims_table(rows, PUBLISHED)
     (row,) = table.to_dict("records")
     assert row["difference"] == "darlr less mbpo"
     assert row["published"] == pytest.approx(78.0429 - 71.193)
-    # Of the first four epochs, which both have: 2 and 4.
-    assert row["epochs"] == 4
-    assert row["here"] == Interval(3.0, 2.0, 4.0, 2)
-    assert row["± 95 % (t)"] == mean_and_interval([2.0, 4.0])[1]
+    assert row["epochs"] == 200
+    assert row["here"] == pytest.approx(Interval(3.0, 2.0, 4.0, 2))
+    assert row["± 95 % (t)"] == pytest.approx(mean_and_interval([2.0, 4.0])[1])
     assert row["seeds ahead"] == "2 of 2"
     assert row["verdict"] == "open"  # t of one degree of freedom: 3 ± 12.7
 
 
+def test_the_note_says_whom_differences_are_of():
+    drawn = WHOLE.drop(columns=ALL_USERS)
+    for table, users in ((WHOLE, "all users"), (drawn, "the users drawn")):
+        said = note([outcome("mbpo", table), outcome("darlr", table)])
+        assert f"Here: of {users}, paired by seed," in said
+
+
 def test_claims_that_cannot_be_compared_are_left_out():
-    rows = [outcome("mbpo", metrics()), outcome("roler", metrics(gain=1.0))]
+    rows = [
+        outcome("mbpo", WHOLE),
+        outcome("roler", metrics(epochs=200, gain=1.0)),
+    ]
     assert claims_table(rows, PUBLISHED) is not None
+    shorter = outcome("roler", metrics(epochs=50, gain=1.0))
+    assert claims_table([rows[0], shorter], PUBLISHED) is None
     generated = [outcome(o.row.name, o.metrics, "synthetic") for o in rows]
     assert claims_table(generated, PUBLISHED) is None  # never published
     unfinished = [rows[0], outcome("roler", None, state="not run")]
     assert claims_table(unfinished, PUBLISHED) is None
-    changed = outcome("roler_newest_token", metrics(), method="roler")
+    changed = outcome("roler_newest_token", WHOLE, method="roler")
     assert claims_table([rows[0], changed], PUBLISHED) is None
     # On KuaiRec both were published at N = 4, and at no N above 10.
     for window, compared in ((4, True), (20, False)):
         changes = {"environment.exit_window": window}
         kuairec = [
-            outcome(name, metrics(), "kuairec", changes=changes)
-            for name in ("mbpo", "ips")
+            outcome(name, WHOLE, "kuairec", changes=changes) for name in ("mbpo", "ips")
         ]
         table = claims_table(kuairec, PUBLISHED)
         assert (table is not None) == compared

@@ -19,10 +19,13 @@ from darlr_jax.runs.columns import ALL_USERS
 from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
+    other_data,
+    outcomes_of,
     paired_scores,
     refits,
     repeats_table,
     require_one_matrix,
+    users_compared,
     where_it_helps,
 )
 from darlr_jax.runs.directory import RunError
@@ -78,8 +81,6 @@ def test_cells_worked_by_hand():
     assert row["difference"] == Interval(3.0, 2.0, 4.0, 2)
     assert row["seeds ahead"] == "2 of 2"
     assert row["P(better)"].value == 1.0
-    assert row["published"] == 78.0429
-    assert row["less published"] == pytest.approx(28.5 - 78.0429)
     assert row["IQM"] == "needs 4 seeds"
     assert table.loc["mbpo", "difference"] is None
 
@@ -103,7 +104,7 @@ def test_rows_without_enough_runs_say_so():
     assert table.loc["dorl", "seeds"] == "2 of 4 epochs"
     assert table.loc["mopo", "seeds"] == "not run"
     assert table.loc["mopo", "published"] == 71.1804
-    assert math.isnan(table.loc["mopo", "less published"])
+    assert "less published" not in table  # of the others none has all its epochs
     assert table.loc["darlr", "seeds ahead"] == "no common seed"
     assert "difference" not in table  # no row has its pair
 
@@ -118,6 +119,52 @@ def test_pairs_without_all_users_take_the_users_drawn():
     drawn = metrics().drop(columns="NX_0_all_users_R_tra")
     first, second = paired_scores(metrics(), drawn)
     assert first == second == {0: 25.0, 1: 26.0}
+    assert users_compared([drawn, drawn, None]) == "the users drawn"
+    assert users_compared([metrics(), None]) == users_compared([]) == "all users"
+    assert users_compared([metrics(), drawn]) == (
+        "all users, or the users drawn where a run has these alone"
+    )
+
+
+def test_published_scores_stand_beside_runs_of_all_epochs():
+    """They are means over all epochs: of four epochs there is nothing to compare."""
+    whole = table_of(outcome("darlr", metrics(epochs=200))).loc["darlr"]
+    assert whole["published"] == 78.0429
+    assert whole["less published"] == pytest.approx(1005.5 - 78.0429)
+    for epochs in (4, 201):
+        assert "published" not in table_of(outcome("darlr", metrics(epochs=epochs)))
+    short = row_config(Row("dorl", "dorl"), "coat", {"training.epochs": 4})
+    assert math.isnan(PUBLISHED.score("dorl", short))
+    assert PUBLISHED.curve("dorl", short) is not None  # is read epoch by epoch
+
+
+def test_a_run_that_changed_its_preset_is_not_published_whatever_it_is_called(
+    write_run,
+):
+    """Runs of a folder are rows by their names alone: they know of no changes."""
+    changes = {"recommender.discount": 0.0}
+    changed = row_config(Row("darlr", "darlr", changes), "coat")
+    as_it_is = row_config(Row("darlr", "darlr"), "coat")
+    run = read_run(write_run("tuned"))._replace(metrics=metrics(epochs=200))
+    (tuned,) = outcomes_of([run._replace(config=changed)], None)
+    (plain,) = outcomes_of([run._replace(config=as_it_is)], None)
+    assert math.isnan(tuned.in_print(PUBLISHED))
+    assert plain.in_print(PUBLISHED) == 78.0429
+
+
+@pytest.mark.parametrize(
+    ("changes", "stands"),
+    [
+        ({"evaluation.all_users": False}, True),  # beside the score, not in it
+        ({"dataset.completion.seed": 3}, True),  # nothing was completed
+        ({"environment.exit_window": 7}, True),  # on Coat nobody leaves
+        ({"world_model.seed": 7}, False),
+        ({"selector.k_sel": 7}, True),  # MBPO has no selector
+    ],
+)
+def test_what_a_published_run_may_differ_in(changes, stands):
+    config = row_config(Row("mbpo", "mbpo"), "coat", changes)
+    assert math.isnan(PUBLISHED.score("mbpo", config)) != stands
 
 
 def test_changed_rows_and_twins_have_no_published_score_or_curve():
@@ -191,12 +238,13 @@ def test_a_run_of_another_exit_rule_does_not_stand_beside():
 
 def test_a_run_at_another_exit_window_does_not_stand_beside():
     changes = {"environment.exit_window": 7}
-    other = outcome("roler", metrics(), "kuairec", changes=changes)
-    same = outcome("darlr", metrics(), "kuairec")
+    other = outcome("roler", metrics(epochs=200), "kuairec", changes=changes)
+    same = outcome("darlr", metrics(epochs=200), "kuairec")
     table = table_of(other, same)
     assert table["published"].isna().tolist() == [True, False]
     # On Coat nobody leaves, so the window of UCB's row is none.
-    assert table_of(outcome("ucb", metrics())).loc["ucb", "published"] == 73.6713
+    ucb = outcome("ucb", metrics(epochs=200))
+    assert table_of(ucb).loc["ucb", "published"] == 73.6713
 
 
 def test_published_curves_only_at_their_window():
@@ -312,6 +360,22 @@ def test_pictures_of_finished_rows(table, panels):
         assert plan.rows[-1].name not in names
 
 
+def test_lines_say_whom_their_differences_are_of():
+    pytest.importorskip("matplotlib")
+    plan = make_plan("density", "coat")
+    drawn = [
+        row._replace(metrics=row.metrics.drop(columns=ALL_USERS))
+        for row in invented(plan)
+    ]
+    titles = [
+        draw_plan(plan, rows, PUBLISHED, "x").axes[1].get_title(loc="left")
+        for rows in (invented(plan), drawn)
+    ]
+    assert titles == [
+        *("Paired difference, all users", "Paired difference, the users drawn")
+    ]
+
+
 def test_paired_curves_are_differences_by_seed():
     pytest.importorskip("matplotlib")
     plan = make_plan("curves", "coat")
@@ -389,6 +453,23 @@ def test_rows_on_another_fit_of_the_same_world_model_are_named():
     assert said.startswith("Of the same world model, but of another fit")
     assert said.endswith(": mbpo; of a further one: gt.")
     assert not refits(fits[1:5]) and not refits([])
+
+
+def test_rows_that_have_read_other_data_are_named():
+    whole, part = (
+        row_config(Row("mbpo", "mbpo"), "coat", changes)
+        for changes in ({}, {"dataset.thinning.share": 0.5})
+    )
+    rows = [
+        *(("mbpo", whole, "a"), ("dorl", whole, "b"), ("mopo", whole, "a")),
+        *(("half", part, "c"), ("old", whole, None), ("ips", whole, "d")),
+    ]
+
+    (said,) = other_data(rows)
+
+    assert said.startswith("Of the same data set, but of other files, or")
+    assert said.endswith(": dorl; otherwise still: ips.")
+    assert not other_data([rows[0], *rows[2:5]])
 
 
 def test_repeats_worked_by_hand(write_run):

@@ -12,13 +12,14 @@ from darlr_jax.runs.results import read_run
 from darlr_jax.runs.writers import MetricsWriter
 from tests.runs.conftest import metrics_row, open_run
 
+ABACUS = {"count": 2, "kind": "abacus"}
 RECORD = {
     "run_seconds": 100.0,
     "compile_seconds": 7.0,
     "peak_memory_mib": {"host": 512.0, "device": None},
     "side_by_side": 2,
     "earlier_sessions": [
-        {"run_seconds": 50.0, "compile_seconds": 3.0},
+        {"run_seconds": 50.0, "compile_seconds": 3.0, "device": ABACUS},
         {"run_seconds": None},  # ended before it had an epoch
     ],
 }
@@ -53,6 +54,23 @@ def test_a_finished_run_that_is_opened_alone_has_shared_its_program():
     assert (costs.run_seconds, costs.side_by_side) == (100.0, 2)
 
 
+def test_the_device_is_that_of_the_sessions_that_trained(write_run):
+    """A finished run that is started again, elsewhere, has nothing left to train."""
+    run = read_run(write_run())
+    gpu, abacus = ({"count": 1, "kind": kind} for kind in ("gpu", "abacus"))
+    first = {"run_seconds": 9.0, "device": gpu}
+    again = {"run_seconds": None, "device": abacus}
+    for sessions, device in (
+        ([first, again], "1 x gpu"),
+        ([first, again | {"run_seconds": 1.0}, first], "1 x gpu; 1 x abacus"),
+        ([again], "1 x abacus"),  # which does not say
+    ):
+        *earlier, last = sessions
+        record = last | {"earlier_sessions": earlier}
+        (row,) = costs_table([run._replace(record=record)]).to_dict("records")
+        assert row["device"] == device
+
+
 def test_a_run_that_says_nothing():
     rows = metrics((2.0,), 30).drop(columns="env_steps")
     assert costs_of({}, rows) == Costs(*[None] * 7, side_by_side=1)
@@ -65,7 +83,7 @@ def test_an_epoch_without_time_has_no_pace():
 @pytest.mark.parametrize(("steps", "pace"), [(1000, 0.5), (0, math.nan)])
 def test_table(tmp_path, steps, pace):
     with open_run(tmp_path / "mbpo", seeds=[0, 1]) as run:
-        run.update(**RECORD, device={"count": 2, "kind": "abacus"})
+        run.update(**RECORD, device=ABACUS)
         writer = MetricsWriter(run)
         for epoch in (1, 2):
             rows = [metrics_row(seed, epoch) for seed in (0, 1)]

@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
-from darlr_jax.config import ConfigError
-from darlr_jax.runs.directory import RunDirectory, RunError
+from darlr_jax.config import ConfigError, to_dict
+from darlr_jax.runs.directory import RunDirectory, RunError, write_json
 from darlr_jax.runs.jobs import (
     Progress,
     describe,
@@ -17,6 +17,7 @@ from darlr_jax.runs.jobs import (
     metrics_of,
     plan_jobs,
     progress,
+    require_same_data,
     side_by_side,
     total_seconds,
 )
@@ -35,7 +36,7 @@ def jobs_of(tmp_path, table="ablation", rows=("darlr", "no_similarity"), epochs=
 
 
 def write(job, epochs, seconds=0.5, close=True, **changes):
-    """A run of a job that has so many epochs."""
+    """A run of a job that has so many epochs; changes are of run.json."""
     run = open_run(job.path, job.config, seeds=SEEDS)
     writer = MetricsWriter(run)
     for epoch in range(1, epochs + 1):
@@ -154,8 +155,8 @@ def test_a_line_that_is_being_written_does_not_count(tmp_path):
 
 def test_a_run_that_was_killed_before_it_began_is_not_run(tmp_path):
     job = jobs_of(tmp_path)[0]
-    write(job, 0)
-    RunDirectory(job.path).run_file.unlink()
+    job.path.mkdir(parents=True)
+    write_json(RunDirectory(job.path).config_file, to_dict(job.config))
     assert progress(job, SEEDS) == Progress(0, False)
 
 
@@ -187,6 +188,37 @@ def test_runs_that_must_not_be_used(tmp_path, changes, message):
     with pytest.raises(RunError, match=message) as error:
         progress(job, SEEDS)
     assert "\n" not in str(error.value)
+
+
+def test_rows_of_one_data_set_have_read_the_same(tmp_path):
+    names = ["darlr@100%", "darlr_self@100%", "darlr@5%", "darlr_self@5%"]
+    jobs = jobs_of(tmp_path, "density", names)
+    whole, other, part, further = jobs
+    write(whole, 4, data={"log": "a", "features": "b"})
+    write(part, 4, data={"log": "a", "features": "b", "thinning": "c"})
+    require_same_data(jobs)  # the latter of another data set; two have not run
+    write(other, 2, close=False, data={"log": "x", "features": "b"})
+    write(further, 4, data={})  # of before this was kept
+    with pytest.raises(RunError, match=r"other data than .* \(log\); choose another"):
+        require_same_data([*jobs, whole])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"status": "failed"}, "the run failed; mend the cause"),
+        (
+            {"failed_seeds": [{"seed": 1, "epoch": 3, "term": "loss", "value": "nan"}]},
+            "1 of 2 seeds failed",
+        ),
+    ],
+)
+def test_a_row_that_failed_goes_on_and_is_never_tabulated(tmp_path, changes, message):
+    job = jobs_of(tmp_path)[0]
+    write(job, 2, close=False, **changes)
+    assert progress(job, SEEDS) == Progress(2, False)
+    with pytest.raises(RunError, match=message):
+        metrics_of(job, SEEDS)
 
 
 def test_another_experiment_in_the_directory(tmp_path):

@@ -9,6 +9,7 @@ import re
 import pandas as pd
 import pytest
 
+from darlr_jax.runs.columns import ALL_USERS
 from darlr_jax.runs.comparison import Outcome
 from darlr_jax.runs.plan_tables import brief_table, brief_text, plan_table, plan_texts
 from darlr_jax.runs.plans import choose_rows, make_plan, row_config
@@ -21,7 +22,8 @@ PUBLISHED = PublishedScores(
 
 
 def outcomes(plan, overrides=None):
-    table = pd.DataFrame([metrics_row(s, e) for s in (0, 1) for e in range(1, 5)])
+    epochs = range(1, 201)  # as many as the published runs have
+    table = pd.DataFrame([metrics_row(s, e) for s in (0, 1) for e in epochs])
     return [
         Outcome(row, row_config(row, plan.dataset, overrides), table, "done")
         for row in plan.rows
@@ -75,12 +77,28 @@ def test_the_brief_form_has_means_and_paired_intervals():
     header, _, roler, sqn, *notes = text.splitlines()
     cells = [cell.strip() for cell in header.strip("|").split("|")]
     values = dict(zip(cells, map(str.strip, sqn.strip("|").split("|")), strict=True))
-    assert values["NX_0 R_tra"] == "25.50"  # 10 * epoch + seed, without an interval
+    assert values["NX_0 R_tra"] == "1005.50"  # 10 * epoch + seed, without an interval
     assert values["difference"] == "0.00 [0.00, 0.00]"
     assert "IQM" not in cells and "P(better)" not in cells
     assert "Evaluation pays: an invented matrix." in notes
     assert any("faulty" in note for note in notes)
     assert "n/a" in roler  # not paired with itself
+
+
+@pytest.mark.parametrize(
+    ("table", "dataset"), [("ablation", "coat"), ("exit_rule", "kuairec")]
+)
+def test_every_form_says_whom_differences_are_of(table, dataset):
+    plan = make_plan(table, dataset)
+    drawn = [
+        row._replace(metrics=row.metrics.drop(columns=ALL_USERS))
+        for row in outcomes(plan)
+    ]
+    for rows, users in ((outcomes(plan), "all users"), (drawn, "the users drawn")):
+        made = plan_table(plan, rows, PUBLISHED, None)
+        texts = plan_texts(made)
+        for text in (texts[".md"], texts[".tex"], brief_text(made)):
+            assert f": of {users}, paired by seed" in text
 
 
 def test_a_twin_is_called_one():
@@ -108,7 +126,7 @@ def test_over_an_axis_a_row_is_a_place_and_a_column_a_line():
     ]
     few, whole = table.to_dict("records")
     assert [few["rows kept (%)"], whole["rows kept (%)"]] == ["5", "100"]
-    assert whole["darlr"] == "25.50 ± 6.35"  # 25.0 and 26.0, Student's t
+    assert whole["darlr"] == "1005.50 ± 6.35"  # 1005.0 and 1006.0, Student's t
     assert few["darlr"] == "3 of 8 epochs"
     assert whole["darlr, published"] == pytest.approx(78.04, abs=0.005)
     assert math.isnan(few["darlr, published"])  # of another log
@@ -118,7 +136,7 @@ def test_over_an_axis_a_row_is_a_place_and_a_column_a_line():
 def test_notes_of_an_axis_say_what_all_places_share():
     plan = make_plan("exit_rule", "kuairec")
     *_, where = notes = brief_text(compared(plan)).splitlines()
-    assert "NX_0 R_tra; seeds: 2; epochs: 4." in notes
+    assert "NX_0 R_tra; seeds: 2; epochs: 200." in notes
     assert where.startswith(
         "By exit window N: darlr, against its pair, by Student's interval: undecided at"
     )

@@ -106,9 +106,9 @@ def test_what_the_page_of_a_run_says(run):
     text = run_report(run, PUBLISHED)
     assert "darlr on coat" in text
     assert "<b>45.50</b><span> [45.00, 46.00]</span>" in text  # 10 * epoch + seed
-    assert "<b>78.04</b>" in text and "ours is -32.54 from it" in text
+    assert "published (one seed)" not in text  # its dataset differs from the preset's
     assert "The run has 8 of 200 epochs." in text
-    assert "Nothing is changed of the preset" not in text  # its dataset differs
+    assert "Nothing is changed of the preset" not in text
     assert text.count("<li><b class='alarm'>") == 2  # the two warnings of run.json
 
 
@@ -166,17 +166,21 @@ def test_no_picture_of_nothing_is_no_want_of_matplotlib(monkeypatch):
 
 @pytest.mark.parametrize(
     ("method", "window", "shown"),
-    [("mbpo", 1, "16.93"), ("mbpo", 4, "12.04"), ("darlr", 4, None)],
+    [("mbpo", 1, 16.93), ("mbpo", 4, 12.04), ("darlr", 4, None)],
 )
 def test_beside_a_run_stands_what_was_published_at_its_exit_window(
     tmp_path, method, window, shown
 ):
     config = replace(preset("kuairec", method), {"environment.exit_window": window})
     with open_run(tmp_path / "run", config) as run:
-        MetricsWriter(run).write([metrics_row(seed, 1) for seed in (0, 1)])
+        writer = MetricsWriter(run)
+        for epoch in range(1, 201):
+            writer.write([metrics_row(seed, epoch) for seed in (0, 1)])
     text = run_report(run.path, PUBLISHED)
     assert ("published (one seed)" in text) == (shown is not None)
-    assert shown is None or f"<b>{shown}</b>" in text
+    if shown is not None:
+        assert f"<b>{shown}</b>" in text
+        assert f"ours is {1005.5 - shown:+.2f} from it" in text
 
 
 def test_a_run_without_warnings_is_judged_by_todays_rules(run):
@@ -271,6 +275,37 @@ def test_costs_are_those_of_all_sessions(run):
         "peak memory, device": "not recorded",
     }.items():
         assert f"<td>{name}</td><td class='value'>{value}</td>" in text
+
+
+def test_provenance_is_of_the_sessions_that_trained(run):
+    """The command was given once more when nothing was left to do."""
+    trained = [
+        {
+            "run_seconds": 9.0,
+            "device": {"count": 1, "platform": "gpu", "kind": kind},
+            "commit": commit * 40,
+            "versions": {"jax": version},
+            "started": f"the {place} time",
+            "ended": f"the {place} end",
+        }
+        for kind, commit, version, place in (
+            *(("abacus", "a", "1.0", "first"), ("slide rule", "b", "2.0", "second")),
+        )
+    ]
+    update_json(RunDirectory(run).run_file, run_seconds=None, earlier_sessions=trained,
+                commit="c" * 40, started="later")  # fmt: skip
+    text = run_report(run, PUBLISHED)
+    subtitle = f"abacus; slide rule, commit {'a' * 10}; {'b' * 10}, started the first"
+    assert subtitle in text
+    for name, value in {
+        "device": "1 gpu abacus; 1 gpu slide rule",
+        "commit": f"{'a' * 40}; {'b' * 40}",
+        "versions": "jax 1.0; jax 2.0",
+        "started": "the first time",
+        "ended": "the second end",
+    }.items():
+        assert f"<td>{name}</td><td class='value'>{value}</td>" in text
+    assert "c" * 40 not in text
 
 
 # --- calibration and estimates --------------------------------------------------------
