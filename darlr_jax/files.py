@@ -21,14 +21,24 @@ def replacing(path: Path) -> Iterator[Path]:
     """A path to write a file or a folder to; it becomes `path` if the block succeeds.
 
     Readers, and a process that is killed, see the old contents or the new ones, never
-    half; an old folder is absent for an instant. The last of several writers wins.
+    half; an old folder is absent for an instant. The last of several writers wins. What
+    is written is on the disk before it gets its name, as a power loss asks for.
     """
     temporary = _temporary(path)
     try:
         yield temporary
+        for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
+            if file.is_file():
+                flush(file)
         _put(temporary, path)
     finally:
         _remove(temporary)
+
+
+def flush(file: Path) -> None:
+    """Returns when the disk, not the system's memory alone, has what was written."""
+    with open(file, "rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def remove_abandoned(

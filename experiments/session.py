@@ -50,7 +50,7 @@ from darlr_jax.world_model.ensemble import FitState, fit_ensemble
 from darlr_jax.world_model.tables import predict_tables
 from experiments import cli, diagnosis
 from experiments.cli import say
-from experiments.training import Trained, train_runs
+from experiments.training import OutOfMemory, Trained, train_runs, within_memory
 
 _SILENCE = 10.0  # seconds of a long epoch after which something is said
 
@@ -136,7 +136,7 @@ def train(
 
 def _note_world_model(run: RunDirectory, report: dict[str, Any]) -> None:
     """Writes down the fit that a run begins with; what goes on with another says so."""
-    if not run.resumed or not run.world_model.exists():
+    if not run.has_checkpoint() or not run.world_model.exists():
         write_json(run.world_model, report)
     elif fit_of(run.path) != digest_of_fit(report):
         say(
@@ -150,7 +150,13 @@ def _finish(
 ) -> None:
     """Measures and reports a trained run, and lets its directory go."""
     experiment, tables, _ = prepared
-    diagnosis.write_estimates(run, experiment, dataset, tables, trained)
+    try:
+        with within_memory():
+            diagnosis.write_estimates(run, experiment, dataset, tables, trained)
+    except OutOfMemory as error:  # the run is whole without them
+        say(
+            f"warning: {run.path}: no estimates.json, which reports alone read: {error}"
+        )
     run.update(peak_memory_mib={"host": host_peak_mib(), "device": device_peak_mib()})
     _report(run, dataset, run.identity.config, len(run.identity.seeds))
     run.close()
@@ -192,6 +198,7 @@ def prepare(
 
     Raises:
       Interrupted: as `world_model`.
+      OutOfMemory: of the program's arrays; as `within_memory`.
     """
     tables = report = None
     if needs_world_model(config):
@@ -199,7 +206,9 @@ def prepare(
         tables, report = world_model(
             dataset, config.world_model, store, stop or StopRequest()
         )
-    return Prepared(build_experiment(dataset, tables, config), tables, report)
+    with within_memory():
+        experiment = build_experiment(dataset, tables, config)
+    return Prepared(experiment, tables, report)
 
 
 class Restored(NamedTuple):
@@ -238,14 +247,17 @@ def restore(
 def _restore(
     run: RunDirectory, identity: Identity, folders: preparation.Folders
 ) -> Restored:
-    if not any(entry.name.isdecimal() for entry in run.checkpoints.glob("*")):
+    if not run.has_checkpoint():
         raise RunError(f"{run.path}: has no checkpoint, as copies of a run's metrics")
     dataset = preparation.prepare(identity.config.dataset, folders, say)
     if dataset.sources != identity.data:
         raise RunError(f"{run.path}: was made of other data than these")
     experiment = prepare(dataset, identity.config, folders.cache_dir).experiment
-    example = init_seeds(experiment, identity.seeds)
-    with Checkpointer(run.checkpoints, identity=identity) as stored:
+    with (
+        within_memory(),
+        Checkpointer(run.checkpoints, identity=identity) as stored,
+    ):
+        example = init_seeds(experiment, identity.seeds)
         return Restored(dataset, experiment, stored.restore(example))
 
 

@@ -73,11 +73,12 @@ def train_runs(
 
     Raises:
       Interrupted: `stop` asked; whole epochs are kept.
+      OutOfMemory: as `within_memory`.
       FloatingPointError: no seed of the only run is left. One of several ends by
         itself, and says so in what is returned.
     """
     total = experiment.learner.config.training.epochs
-    with contextlib.ExitStack() as stack:
+    with within_memory(), contextlib.ExitStack() as stack:
         parts = [
             stack.enter_context(Part(run, experiment, seeds, len(runs))) for run in runs
         ]
@@ -111,6 +112,7 @@ def _train_to(
                 training.save()
             training.note_time()
         training.save()
+        training.give_back()
 
 
 class Part:
@@ -177,6 +179,11 @@ class Part:
         if self._failure is None:
             self._run.update(**fields)
 
+    def add(self, name: str, seconds: float) -> None:
+        """Adds to a field of run.json: a session may have several programs."""
+        if self._failure is None:
+            self._run.update(**{name: (self._run.noted(name) or 0.0) + seconds})
+
     def record(self, states: Any, metrics: Metrics, epoch: int, seconds: float) -> Any:
         """Writes down an epoch; the states `[S]`, mended where a seed has failed.
 
@@ -223,7 +230,7 @@ class _Training:
     """
 
     def __init__(self, parts: Sequence[Part], experiment: Experiment, num_seeds: int):
-        """Takes the states of the parts; `close` gives them back."""
+        """Takes the states of the parts, until `give_back`."""
         self._parts, self._num_seeds = parts, num_seeds
         self.done = parts[0].done
         self._states = _joined([part.states for part in parts])
@@ -239,19 +246,18 @@ class _Training:
 
     def compile(self) -> None:
         """Compiles the epoch; from here on time counts as training."""
-        with _within_memory():
-            compiled = compile_epoch(self._experiment, self._states)
+        compiled = compile_epoch(self._experiment, self._states)
         self._compiled, seconds = compiled.run_epoch, compiled.seconds
         for part in self._parts:
-            part.note(compile_seconds=seconds, side_by_side=len(self._parts))
+            part.add("compile_seconds", seconds)
+            part.note(side_by_side=len(self._parts))
         say(f"compiled in {seconds:.1f} s; {compiled.memory}")
         config = self._experiment.learner.config
         live = sum(len(part.live) for part in self._parts)
         left = config.training.epochs - self.done
         expected = None
         if left > 1:
-            with _within_memory():
-                expected = _forecast(compiled, self._experiment, self._states)
+            expected = _forecast(compiled, self._experiment, self._states)
         if expected is not None:
             say(
                 f"an epoch is expected to take {clock(expected)}, "
@@ -261,7 +267,7 @@ class _Training:
         label = f"{config.method}, {runs}{live} seed(s)"
         steps = steps_of_an_epoch(config) * live
         self._progress = Progress(config.training.epochs, steps, label)
-        self._started = time.perf_counter()
+        self._noted = time.perf_counter()
 
     def goes_on(self) -> bool:
         """Whether a seed is left."""
@@ -272,9 +278,8 @@ class _Training:
         assert self._progress is not None
         began, epoch = time.perf_counter(), self.done + 1
         before = np.array(self._states.env_steps)  # the states are donated
-        with _within_memory():
-            states, values = self._compiled(self._states, *self._experiment[1:])
-            metrics = {name: np.asarray(value) for name, value in values.items()}
+        states, values = self._compiled(self._states, *self._experiment[1:])
+        metrics = {name: np.asarray(value) for name, value in values.items()}
         elapsed = time.perf_counter() - began
         self._states = self._record(states, metrics, epoch, elapsed)
         self.done = epoch
@@ -320,35 +325,43 @@ class _Training:
 
     def note_time(self) -> None:
         """Says in run.json how long the epochs have taken, all runs together."""
+        before, self._noted = self._noted, time.perf_counter()
         for part in self._parts:
-            part.note(run_seconds=time.perf_counter() - self._started)
+            part.add("run_seconds", self._noted - before)
 
     def save(self) -> None:
         """Begins to store the states, where they are not stored yet."""
         for number, part in enumerate(self._parts):
             part.save(self._own(self._states, number))
 
-    def close(self) -> None:
-        """Gives the states back and leaves the last line of the progress standing."""
+    def give_back(self) -> None:
+        """Lets each part have its states; after an error they may be donated ones."""
         for number, part in enumerate(self._parts):
             part.states = self._own(self._states, number)
+
+    def close(self) -> None:
+        """Leaves the last line of the progress standing."""
         if self._progress is not None:
             self._progress.close()
 
 
+class OutOfMemory(RunError):
+    """The device has not the memory."""
+
+
 @contextlib.contextmanager
-def _within_memory() -> Iterator[None]:
+def within_memory() -> Iterator[None]:
     """Says what to do where the device has not the memory.
 
     Raises:
-      RunError: in place of the runtime's error.
+      OutOfMemory: in place of the runtime's error.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise RunError(
+        raise OutOfMemory(
             f"{jax.devices()[0].device_kind}: not enough memory "
             f"({str(error).splitlines()[0]}); need less: fewer --seeds, "
             "--set=evaluation.all_users=False, a smaller selector.k_sel or "
@@ -392,6 +405,7 @@ def _last_states(
         if lost := run.epochs_done():
             say(f"{run.path}: has no checkpoint; its {lost} epochs are made again")
         return states, 0
+    checkpoints.set_aside_after(run.epochs_done())
     states = checkpoints.restore(states)
     done = int(np.asarray(states.epoch)[0])
     say(f"{run.path}: continues after epoch {done}")

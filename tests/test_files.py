@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from darlr_jax import files
 from darlr_jax.files import ABANDONED, remove_abandoned, replacing
 
 
@@ -21,6 +22,18 @@ def leave(tmp_path):
         os.utime(path, times=(time.time() - age,) * 2)
 
     return left
+
+
+def watch_flushes(monkeypatch):
+    """Inode -> size, of every file as it was when it was last flushed to the disk."""
+    flushed = {}
+
+    def note(descriptor):
+        status = os.fstat(descriptor)
+        flushed[status.st_ino] = status.st_size
+
+    monkeypatch.setattr(os, "fsync", note)
+    return flushed
 
 
 def names(folder):
@@ -46,6 +59,27 @@ def test_of_all_names(tmp_path, leave, age, kept):
     remove_abandoned(tmp_path, age)
     assert names(tmp_path) == kept
     remove_abandoned(tmp_path / "nowhere", age)
+
+
+@pytest.mark.parametrize("path", ["file", "folder/a/file"])
+def test_what_is_replaced_is_on_the_disk_before_it_has_its_name(
+    tmp_path, monkeypatch, path
+):
+    flushed = watch_flushes(monkeypatch)
+    file = tmp_path / path
+    name = tmp_path / path.split("/")[0]
+
+    def put(source, target):
+        left = file.relative_to(name)
+        assert flushed == {(source / left).stat().st_ino: 3}
+        os.rename(source, target)
+
+    monkeypatch.setattr(files.os, "replace", put)
+    with replacing(name) as temporary:
+        written = temporary / file.relative_to(name)
+        written.parent.mkdir(parents=True, exist_ok=True)
+        written.write_text("new")
+    assert file.read_text() == "new"
 
 
 def test_the_name_is_that_of_what_is_replaced(tmp_path):

@@ -153,6 +153,22 @@ class Checkpointer:
             return state
         raise self._all_damaged(damaged)
 
+    def set_aside_after(self, epoch: int) -> None:
+        """Takes later checkpoints for damaged, where one remains to go on from.
+
+        Args:
+          epoch: the last one whose rows are there.
+        """
+        stored = self._stored()
+        later = [candidate for candidate in stored if candidate > epoch]
+        if not later or later == stored:
+            return
+        for candidate in later:
+            rows = _DamagedError(f"metrics.csv ends at epoch {epoch}")
+            self._name_damaged(candidate, rows)
+        self._set_aside(later)
+        self._orbax.reload()
+
     def latest_epoch(self) -> int | None:
         """The newest epoch that is stored or being stored, None without any."""
         return max(self._stored(), default=None)

@@ -37,6 +37,7 @@ from darlr_jax.files import remove_abandoned, replacing
 from darlr_jax.runs.preemption import Interrupted
 
 _LOCK = ".lock"
+_RESTORE = "bring back a copy, or start over with --overwrite"
 _CHANGED = "+dirty"  # behind a commit whose files were changed
 _VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # A resumed run may be asked for more epochs than it was started with, nothing else.
@@ -91,8 +92,7 @@ def read_text(file: pathlib.Path) -> str:
         raise RunError(f"{file}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise RunError(
-            f"{file}: is damaged, byte {error.start} is no UTF-8 text; bring back a "
-            "copy, or start over with --overwrite"
+            f"{file}: is damaged, byte {error.start} is no UTF-8 text; {_RESTORE}"
         ) from error
 
 
@@ -179,8 +179,8 @@ class RunDirectory:
 
         Raises:
           RunError: another process writes to it; it holds another experiment (which
-            fields differ), a finished run without checkpoints, files of something
-            else, or nothing where a run must be resumed.
+            fields differ), epochs whose checkpoints were taken away, files of
+            something else, or nothing where a run must be resumed.
         """
         resume = Resume(resume)
         if overwrite and resume is Resume.MUST:
@@ -214,6 +214,8 @@ class RunDirectory:
                 self._remove_files()
             write_json(self.config_file, config_lib.to_dict(self.identity.config))
             write_json(self.run_file, self._record)
+            with writing(self.checkpoints):  # from here on, only others remove it
+                self.checkpoints.mkdir(exist_ok=True)
         except BaseException:
             self._release_lock()
             raise
@@ -296,6 +298,11 @@ class RunDirectory:
             return False
         names = {entry.name for entry in self.path.iterdir() if entry.name[0] != "."}
         return not names <= {self.config_file.name}
+
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint is there, be it damaged."""
+        stored = self.checkpoints.glob("*")
+        return any(entry.name.isdecimal() for entry in stored)
 
     def epochs_done(self) -> int:
         """The epoch of the last whole row of metrics.csv, 0 without any.
@@ -427,9 +434,14 @@ class RunDirectory:
             raise RunError(f"{self.path}: has {done} epochs already; --epochs is fewer")
 
     def _require_checkpoint(self, earlier: Mapping[str, Any]) -> None:
-        """A finished run has one; without it, to continue would be to lose the run."""
-        epochs, stored = self.epochs_done(), self.checkpoints.glob("[0-9]*")
-        if epochs and earlier.get("status") == "finished" and not any(stored):
+        """Refuses epochs whose checkpoints were taken away: to go on would lose them.
+
+        A run that was killed before its first one has their folder, as `begin` leaves
+        it, and is begun anew.
+        """
+        taken = earlier.get("status") == "finished" or not self.checkpoints.is_dir()
+        epochs = self.epochs_done()
+        if epochs and taken and not self.has_checkpoint():
             raise RunError(
                 f"{self.path}: has {epochs} epochs and no checkpoint to continue from; "
                 f"bring {self.checkpoints.name}/ back, choose another --workdir, or "
@@ -565,8 +577,7 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 def _is_of_a_kept_run(path: pathlib.Path) -> bool:
     """Whether `path` lies in a run directory that has a checkpoint."""
     with contextlib.suppress(OSError):  # the disk may be gone
-        stored = RunDirectory(path.parent).checkpoints.glob("*")
-        return any(entry.name.isdecimal() for entry in stored)
+        return RunDirectory(path.parent).has_checkpoint()
     return False
 
 
@@ -592,9 +603,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise RunError(f"{path}: not JSON ({error})") from error
+        raise RunError(f"{path}: not JSON ({error}); {_RESTORE}") from error
     if not isinstance(content, dict):
-        raise RunError(f"{path}: expected a JSON object")
+        raise RunError(f"{path}: expected a JSON object; {_RESTORE}")
     return content
 
 

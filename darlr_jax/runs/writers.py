@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from darlr_jax.files import replacing
+from darlr_jax.files import flush, replacing
 from darlr_jax.runs.columns import MODES
 from darlr_jax.runs.directory import RunDirectory, RunError, read_text
 
@@ -55,7 +55,8 @@ class MetricsWriter:
 
     The columns are those of the first row, in its order. Not-a-number is an empty cell
     in the one file and null in the other. What is written is handed to the operating
-    system at once, all seeds of an epoch together, so that readers see whole epochs.
+    system at once, all seeds of an epoch together, so that readers see whole epochs; it
+    is on the disk when `write` returns, before a checkpoint of the epoch is begun.
     """
 
     def __init__(self, run: RunDirectory):
@@ -242,6 +243,7 @@ def _numbers(row: Mapping[str, float | None]) -> dict[str, float]:
 def _append(file: pathlib.Path, lines: Sequence[str]) -> None:
     with open(file, "a", encoding="utf-8") as stream:
         stream.write("".join(line + "\n" for line in lines))
+    flush(file)
 
 
 def _rewrite(file: pathlib.Path, lines: Sequence[str]) -> None:

@@ -346,14 +346,69 @@ def test_a_run_that_goes_on_with_another_fit_says_so_and_keeps_the_first(
     assert {row["loss"] for row in kept} == {0.25}
 
 
-@pytest.mark.parametrize("when", ["compiling", "training"])
-def test_memory_that_is_not_there_is_one_line(train, monkeypatch, when):
-    def out_of_memory(*_):
-        raise jax.errors.JaxRuntimeError(
-            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nmore"
-        )
+def test_a_run_that_begins_anew_names_the_fit_that_it_uses(
+    train, config, dataset, tmp_path, capfd
+):
+    """It was killed before its first checkpoint, and the world model is another now."""
+    store = WorldModelStore(tmp_path / "world_models")
+    where = config.world_model, world_model_hash(dataset)
 
-    if when == "compiling":
+    def end(epoch):
+        if epoch == 3:
+            raise ZeroDivisionError
+
+    store.save(*where, TABLES, [row | {"loss": 0.25} for row in REPORT])
+    with pytest.raises(ZeroDivisionError):
+        train(end)
+    store.save(*where, TABLES, [row | {"loss": 0.26} for row in REPORT])
+    train()
+    said = capfd.readouterr().err
+    assert "has no checkpoint; its 2 epochs are made again" in said
+    assert "another fit" not in said
+    named = json.loads((train.workdir / "world_model.json").read_text())["epochs"]
+    assert {row["loss"] for row in named} == {0.26}
+
+
+def test_epochs_of_an_interrupted_run_are_kept_without_its_checkpoints(train):
+    with StopRequest() as stop, pytest.raises(Interrupted):
+        train(send(signal.SIGTERM, in_epoch=3), stop, every=1)
+    shutil.rmtree(train.workdir / "checkpoints")
+    with pytest.raises(RunError, match="has 3 epochs and no checkpoint to continue"):
+        train()
+    assert epochs_in(train.workdir) == [1, 2, 3]
+
+
+def test_a_run_that_had_no_checkpoint_yet_begins_anew(train):
+    """Also where the next session was asked to stop before its first epoch."""
+
+    def end(epoch):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(end)
+    with pytest.raises(Interrupted):
+        train(stop=StopRequest(0))
+    train()
+    assert epochs_in(train.workdir) == [1, 2, 3, 4]
+
+
+def out_of_memory(*_):
+    raise jax.errors.JaxRuntimeError(
+        "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nmore"
+    )
+
+
+@pytest.mark.parametrize(
+    "when", ["making tables", "making states", "compiling", "training"]
+)
+def test_memory_that_is_not_there_is_one_line(train, monkeypatch, when):
+    start = train
+    if when == "making tables":
+        monkeypatch.setattr(session, "build_experiment", out_of_memory)
+    elif when == "making states":
+        monkeypatch.setattr(training, "init_seeds", out_of_memory)
+    elif when == "compiling":
         start = functools.partial(train, compile_epoch=out_of_memory)
     else:
         start = functools.partial(train, out_of_memory)
@@ -361,6 +416,25 @@ def test_memory_that_is_not_there_is_one_line(train, monkeypatch, when):
         start()
     assert "\n" not in str(error.value)
     assert status_of(train.workdir)[0] == "failed"
+
+
+def test_estimates_that_do_not_fit_into_memory_fail_no_run(train, monkeypatch, capfd):
+    monkeypatch.setattr(diagnosis, "write_estimates", out_of_memory)
+    train()
+    said = capfd.readouterr().err
+    assert f"warning: {train.workdir}: no estimates.json, which reports alone" in said
+    assert epochs_in(train.workdir) == [1, 2, 3, 4]
+    assert status_of(train.workdir)[0] == "finished"
+
+
+def test_a_restored_run_that_does_not_fit_into_memory_is_one_line(
+    train, dataset, tmp_path, monkeypatch
+):
+    train()
+    monkeypatch.setattr(session, "init_seeds", out_of_memory)
+    monkeypatch.setattr(session.preparation, "prepare", lambda *_: dataset)
+    with pytest.raises(RunError, match="not enough memory"):
+        session.restore(train.workdir, cache_dir=tmp_path)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(train, capfd, caplog):
@@ -378,6 +452,23 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(train, capfd, 
     assert (checkpoints / "damaged_4").is_dir()
     assert last_checkpoint(train.workdir) == 4
     assert status_of(train.workdir)[0] == "finished"
+
+
+def test_a_checkpoint_whose_rows_are_lost_is_named_and_the_one_before_is_used(
+    train, caplog
+):
+    train(every=1)
+    for name in ("metrics.csv", "metrics.jsonl"):
+        file = train.workdir / name
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    train(every=1)
+    assert "4: damaged checkpoint (metrics.csv ends at epoch 3)" in caplog.text
+    assert epochs_in(train.workdir) == [1, 2, 3, 4]
+    assert last_checkpoint(train.workdir) == 4
+    for name in ("metrics.csv", "metrics.jsonl"):
+        (train.workdir / name).write_text("")
+    with pytest.raises(RunError, match=r"ends at epoch 0 .* is of epoch 4"):
+        train()
 
 
 def refuse(code):

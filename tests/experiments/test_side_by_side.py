@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import types
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +24,7 @@ from darlr_jax.experiment import (
 )
 from darlr_jax.presets import preset
 from darlr_jax.runs.directory import RunError, load_config, read_json
+from darlr_jax.runs.writers import MetricsWriter
 from darlr_jax.training.program import coefficients_of
 from experiments import cli, session, training
 from tests.experiments.sizes import SYNTHETIC, TRAINING
@@ -101,6 +105,53 @@ def test_a_run_that_lags_catches_up_and_they_go_on_together(cache, tmp_path, cap
         assert read_json(path / "run.json")["status"] == "finished"
     train(cache, {tmp_path / "alone": configured(3, 0.7)})
     assert_alike(behind, tmp_path / "alone")
+
+
+def test_seconds_are_of_every_program_of_a_session(cache, tmp_path, monkeypatch):
+    """One run catches up alone, then both go on; an epoch takes a minute."""
+    compiled, now = training.compile_epoch, [0.0]
+
+    def compile_slow(experiment, states):
+        made = compiled(experiment, states)
+
+        def slow(*arguments):
+            now[0] += 60
+            return made.run_epoch(*arguments)
+
+        return made._replace(run_epoch=slow, seconds=7.0)
+
+    clock = types.SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr(training, "compile_epoch", compile_slow)
+    monkeypatch.setattr(training, "_forecast", lambda *_: None)
+    monkeypatch.setattr(training, "time", clock)
+    ahead, behind = tmp_path / "ahead", tmp_path / "behind"
+    train(cache, {ahead: configured(2, 0.0)})
+    train(cache, {ahead: configured(3, 0.0), behind: configured(3, 0.7)})
+    for path, epochs, programs in ((ahead, 1, 1), (behind, 3, 2)):
+        record = read_json(path / "run.json")
+        assert record["run_seconds"] == 60 * epochs
+        assert record["compile_seconds"] == 7 * programs
+
+
+def test_a_disk_that_takes_no_more_is_one_line(cache, tmp_path, monkeypatch):
+    """The rows come when the states of the epoch before have been given away."""
+    write = MetricsWriter.write
+
+    def refuse(self, rows):
+        if rows[0]["epoch"] == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, rows)
+
+    monkeypatch.setattr(MetricsWriter, "write", refuse)
+    first, second = tmp_path / "first", tmp_path / "second"
+    runs = {first: configured(3, 0.0), second: configured(3, 0.7)}
+    with pytest.raises(RunError, match=r"first/metrics\.csv: cannot be written to"):
+        train(cache, runs)
+    monkeypatch.undo()
+    monkeypatch.setattr(session, "plot_curves", lambda _: None)
+    train(cache, runs)
+    for path in runs:
+        assert pd.read_csv(path / "metrics.csv")["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize(

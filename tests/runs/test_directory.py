@@ -34,6 +34,10 @@ def names(path):
     return sorted(entry.name for entry in path.iterdir())
 
 
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+
+
 def test_new_run_holds_its_configuration_and_its_circumstances(tmp_path):
     with open_run(tmp_path / "a" / "b", command=["train", "--x"]) as run:
         assert not run.resumed
@@ -56,7 +60,7 @@ def test_new_run_holds_its_configuration_and_its_circumstances(tmp_path):
     assert closed["status"] == "finished"
     assert closed["ended"] >= closed["started"]
     assert (closed["compile_seconds"], closed["run_seconds"]) == (1.5, 2.5)
-    assert names(run.path) == [".lock", "config.json", "run.json"]
+    assert names(run.path) == [".lock", "checkpoints", "config.json", "run.json"]
 
 
 def test_configuration_reads_back(tmp_path):
@@ -124,14 +128,14 @@ def test_changed_files_of_a_commit_may_be_others_now(tmp_path, monkeypatch):
 
 def test_a_claim_that_does_not_begin_leaves_everything_as_it_is(tmp_path):
     open_run(tmp_path).close()
-    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    before = contents(tmp_path)
     how = {"seeds": [0, 1], "command": ["train"], "data_hashes": {"log": "abc"}}
     with (
         RunDirectory.claim(tmp_path, CONFIG, **how, overwrite=True),
         pytest.raises(RunError, match="in use by process"),
     ):
         open_run(tmp_path)
-    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+    assert contents(tmp_path) == before
     open_run(tmp_path).close()  # and the lock is free
 
 
@@ -152,13 +156,13 @@ def test_another_experiment_is_refused_and_nothing_changes(
     tmp_path, fields, arguments, message
 ):
     open_run(tmp_path).close()
-    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    before = contents(tmp_path)
     with pytest.raises(RunError, match=message) as error:
         open_run(tmp_path, config_lib.replace(CONFIG, fields), **arguments)
     assert "--workdir" in str(error.value)
     assert "--overwrite" in str(error.value)
     assert "\n" not in str(error.value)
-    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+    assert contents(tmp_path) == before
 
 
 def test_overwrite_replaces_the_files_of_a_run_and_no_others(tmp_path):
@@ -171,7 +175,9 @@ def test_overwrite_replaces_the_files_of_a_run_and_no_others(tmp_path):
     other = config_lib.replace(CONFIG, {"selector.k_sel": 20})
     with open_run(tmp_path, other, overwrite=True) as run:
         assert not run.resumed
-    assert names(tmp_path) == [".lock", "config.json", "notes.txt", "run.json"]
+    of_the_run = [".lock", "checkpoints", "config.json", "run.json"]
+    assert names(tmp_path) == sorted([*of_the_run, "notes.txt"])
+    assert names(run.checkpoints) == []
     assert read(run, "run.json")["earlier_sessions"] == []
     assert load_config(tmp_path) == other
 
@@ -199,7 +205,8 @@ def test_remains_of_a_killed_write_are_removed(tmp_path):
     (tmp_path / ".metrics.csv.0123456789abcdef.tmp").write_text("half a ro")
     (tmp_path / "failed" / ".checkpoint_3.0123456789abcdef.tmp").mkdir(parents=True)
     open_run(tmp_path).close()
-    assert names(tmp_path) == [".lock", "config.json", "failed", "run.json"]
+    of_the_run = [".lock", "checkpoints", "config.json", "run.json"]
+    assert names(tmp_path) == sorted([*of_the_run, "failed"])
     assert names(tmp_path / "failed") == []
 
 
@@ -225,6 +232,7 @@ def test_directory_of_something_else_is_refused(tmp_path, overwrite):
 
 def test_run_that_was_killed_between_its_first_two_files_has_not_begun(tmp_path):
     open_run(tmp_path).close()
+    (tmp_path / "checkpoints").rmdir()
     (tmp_path / "run.json").unlink()
     with pytest.raises(RunError, match="no run to resume"):
         open_run(tmp_path, resume=Resume.MUST)
@@ -275,12 +283,12 @@ def test_configuration_of_another_version_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "not JSON"), ("[1]", "expected a JSON object")]
+    ("text", "message"), [("", "not JSON"), ("[1]", "expected a JSON object")]
 )
 def test_damaged_json_is_named(tmp_path, text, message):
     open_run(tmp_path).close()
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(RunError, match=rf"run\.json: {message}"):
+    with pytest.raises(RunError, match=rf"run\.json: {message}.*--overwrite"):
         open_run(tmp_path)
 
 

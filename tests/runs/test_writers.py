@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from darlr_jax.runs.directory import RunDirectory, RunError
 from darlr_jax.runs.writers import MetricsWriter, metric_rows
 from tests.runs.conftest import metrics_row, open_run
+from tests.test_files import watch_flushes
 
 
 def rows(epoch, seeds=(0, 1), **more):
@@ -61,6 +62,15 @@ def test_each_epoch_can_be_read_at_once(run):
     assert epochs(run) == [1, 1]
     writer.write(rows(2))
     assert epochs(run) == [1, 1, 2, 2]
+
+
+def test_rows_are_on_the_disk_when_they_are_written(run, monkeypatch):
+    flushed = watch_flushes(monkeypatch)
+    writer = MetricsWriter(run)
+    for epoch in (1, 2):
+        writer.write(rows(epoch))
+        status = [file.stat() for file in (run.metrics_csv, run.metrics_jsonl)]
+        assert flushed == {found.st_ino: found.st_size for found in status}
 
 
 @given(st.floats(allow_nan=False) | st.integers(-(2**53), 2**53))
