@@ -140,14 +140,15 @@ def test_evaluation_is_without_dropout():
     def items(explore):
         act = functools.partial(recommender.act, networks=networks, explore=explore)
         drawn = jax.vmap(lambda key: act(params, key, seen, None, scale).item)
-        return np.asarray(drawn(keys))
+        return np.asarray(jax.jit(drawn)(keys))
 
     keys = jax.random.split(jax.random.key(0), 200)
-    found = jax.vmap(
+    policy = jax.vmap(
         lambda key: experiment.learner.policy.act(
             params, key, jnp.int32(0), seen, None, scale
         )
-    )(keys)
+    )
+    found = jax.jit(policy)(keys)
 
     np.testing.assert_array_equal(found, items(explore=False))
     assert np.any(items(explore=True) != items(explore=False))

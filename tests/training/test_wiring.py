@@ -88,9 +88,8 @@ def test_the_selector_sees_the_state_that_the_recommender_acted_in(item_in_state
     experiment, params = assemble(config), first_state(config).recommender.params
     transitions, _ = roll_out(config, first_state(config))
     scale = state_reward_scale(experiment.tables.rewards, experiment.coefficients)
-    state = experiment.program.recommender.tracker.apply(
-        params.tracker, transitions.observation, scale
-    )
+    track = jax.jit(experiment.program.recommender.tracker.apply)
+    state = track(params.tracker, transitions.observation, scale)
     shown = params.tracker["item_vectors"][transitions.item][..., : 3 * item_in_state]
 
     found = transitions.selector.context
