@@ -213,10 +213,11 @@ def metrics_of(job: Job, seeds: Sequence[int]) -> pd.DataFrame | None:
     Raises:
       RunError: as `progress`, the job has failed, or metrics.csv is malformed.
     """
-    finished = progress(job, seeds).finished
+    if progress(job, seeds).finished:
+        return load_metrics(job.path)
     if RunDirectory(job.path).run_file.exists():
         require_whole(job.path)
-    return load_metrics(job.path) if finished else None
+    return None
 
 
 def estimate_seconds(
