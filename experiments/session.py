@@ -52,6 +52,11 @@ from experiments import cli, diagnosis
 from experiments.cli import say
 from experiments.training import OutOfMemory, Trained, train_runs, within_memory
 
+# Of what a fit can have less.
+_OF_A_FIT = (
+    "a smaller world_model.batch_size, world_model.members or world_model.hidden "
+    "(JAX_PLATFORMS=cpu fits it in the host's memory; it is kept for later runs)"
+)
 _SILENCE = 10.0  # seconds of a long epoch after which something is said
 
 
@@ -198,14 +203,15 @@ def prepare(
 
     Raises:
       Interrupted: as `world_model`.
-      OutOfMemory: of the program's arrays; as `within_memory`.
+      OutOfMemory: of the fit, or of the program's arrays; as `within_memory`.
     """
     tables = report = None
     if needs_world_model(config):
         store = WorldModelStore(cache_dir / "world_models")
-        tables, report = world_model(
-            dataset, config.world_model, store, stop or StopRequest()
-        )
+        with within_memory(_OF_A_FIT):
+            tables, report = world_model(
+                dataset, config.world_model, store, stop or StopRequest()
+            )
     with within_memory():
         experiment = build_experiment(dataset, tables, config)
     return Prepared(experiment, tables, report)

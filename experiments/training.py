@@ -349,9 +349,19 @@ class OutOfMemory(RunError):
     """The device has not the memory."""
 
 
+# Of what there can be less where the memory is too small.
+_OF_TRAINING = (
+    "fewer --seeds, --set=evaluation.all_users=False, a smaller selector.k_sel or "
+    "training.environments"
+)
+
+
 @contextlib.contextmanager
-def within_memory() -> Iterator[None]:
+def within_memory(need_less: str = _OF_TRAINING) -> Iterator[None]:
     """Says what to do where the device has not the memory.
+
+    Args:
+      need_less: what the user can have less of.
 
     Raises:
       OutOfMemory: in place of the runtime's error.
@@ -363,9 +373,7 @@ def within_memory() -> Iterator[None]:
             raise
         raise OutOfMemory(
             f"{jax.devices()[0].device_kind}: not enough memory "
-            f"({str(error).splitlines()[0]}); need less: fewer --seeds, "
-            "--set=evaluation.all_users=False, a smaller selector.k_sel or "
-            "training.environments"
+            f"({str(error).splitlines()[0]}); need less: {need_less}"
         ) from error
 
 

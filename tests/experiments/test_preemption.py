@@ -393,7 +393,7 @@ def test_a_run_that_had_no_checkpoint_yet_begins_anew(train):
     assert epochs_in(train.workdir) == [1, 2, 3, 4]
 
 
-def out_of_memory(*_):
+def out_of_memory(*_, **__):
     raise jax.errors.JaxRuntimeError(
         "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nmore"
     )
@@ -416,6 +416,16 @@ def test_memory_that_is_not_there_is_one_line(train, monkeypatch, when):
         start()
     assert "\n" not in str(error.value)
     assert status_of(train.workdir)[0] == "failed"
+
+
+@pytest.mark.parametrize("step", ["fit_ensemble", "predict_tables"])
+def test_a_fit_says_what_it_can_have_less_of(train, tmp_path, monkeypatch, step):
+    shutil.rmtree(tmp_path / "world_models")
+    monkeypatch.setattr(session, "fit_ensemble", lambda *_, **__: None)
+    monkeypatch.setattr(session, step, out_of_memory)
+    less = r"need less: a smaller world_model\.batch_size, .*JAX_PLATFORMS=cpu"
+    with pytest.raises(RunError, match=less):
+        train()
 
 
 def test_estimates_that_do_not_fit_into_memory_fail_no_run(train, monkeypatch, capfd):
