@@ -1,7 +1,9 @@
 """The floor: what a phase cannot do without, counted from shapes alone.
 
-A lower bound of every way to compute the same numbers, not of ours, so that what ours
-wastes shows in the ratio of measured seconds to it. Three things are counted:
+A lower bound of ways to compute the same numbers, not of ours alone, so that what ours
+wastes shows in the ratio of measured seconds to it. It is not one of every way: a
+transformer that drops nothing out, as in evaluation, could project the tokens of a
+window once an item instead of at each turn. Three things are counted:
 
     operations    of matrix products: a product [m, n] x [n, k] takes 2 m n k, and so
                   does each of its two gradients. Sums, norms and comparisons are not
@@ -127,14 +129,20 @@ def shapes_of(config: ExperimentConfig, sizes: Sizes) -> Shapes:
 
 
 def _valued_again(config: ExperimentConfig) -> float:
-    """The share of turns that are learned in another state than they are acted in.
+    """Values that a turn is asked for beside that of the state it is acted in.
 
-    It is that of sessions of full length: of shorter ones it is more.
+    Those are of turns that are learned in another state, or of all turns where V(s) and
+    V(s') are of passes of their own: two, but V(s') of a first turn enters nothing.
+    Passes that drop nothing out say the same, and can be one. The figure is that of
+    sessions of full length: of shorter ones the first kind is more, the second less.
     """
-    tracker = config.tracker
-    if tracker.kind != "transformer" or tracker.readout != "published":
+    tracker, turns = config.tracker, config.environment.max_turn
+    drops_out = tracker.kind == "transformer" and tracker.dropout > 0
+    if config.recommender.value_passes == "separate" and drops_out:
+        return 2.0 - 1.0 / turns
+    if not tracker.learns_elsewhere:
         return 0.0
-    return min(1.0, max(1, tracker.window - 1) / config.environment.max_turn)
+    return min(1.0, max(1, tracker.window - 1) / turns)
 
 
 def _offered(config: ExperimentConfig, users: int) -> int:

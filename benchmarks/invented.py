@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -109,8 +110,13 @@ def sizes_of(config: ExperimentConfig) -> Sizes:
 
 def item_width(config: ExperimentConfig, sizes: Sizes) -> int:
     """Entries of an item vector: embeddings of id and features, dense ones."""
-    slots = 1 + sum(field.slots for field in sizes.item_fields)
-    return config.world_model.embedding_dim * slots + sizes.dense
+    return _embeddings_width(config, sizes.item_fields) + sizes.dense
+
+
+def _embeddings_width(config: ExperimentConfig, fields: Sequence[Vocabulary]) -> int:
+    """Entries of what embeds an id and the features beside it."""
+    slots = 1 + sum(field.slots for field in fields)
+    return config.world_model.embedding_dim * slots
 
 
 def feedback_width(config: ExperimentConfig, sizes: Sizes) -> int:
@@ -118,7 +124,7 @@ def feedback_width(config: ExperimentConfig, sizes: Sizes) -> int:
     widths = {
         "predicted": sizes.items,
         "logged": sizes.logged_items,
-        "embedding": config.world_model.embedding_dim,
+        "embedding": _embeddings_width(config, sizes.user_fields),
     }
     return widths[config.selector.feedback]
 

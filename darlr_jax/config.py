@@ -156,9 +156,9 @@ class WorldModelConfig:
     negatives: int = between(1, 1000, default=5)  # drawn pairs a logged row
     negative_weight: float = between(0.0, _LARGE, default=1.0)  # of one; published: 1
     learning_rate: float = between(0.0, 10.0, default=1e-3)
-    weight_decay: float = between(
+    weight_decay: float = between(  # on every parameter, a batch
         0.0, _LARGE, default=0.1
-    )  # on every parameter, a batch
+    )
     embedding_decay: float = between(0.0, _LARGE, default=1e-5)
     seed: int = between(0, _LARGE, default=2022)
 
@@ -195,6 +195,11 @@ class TrackerConfig:
         "scaled", "one", default="scaled"
     )
     fresh_items: bool = False  # redraw item embeddings ("scratch") or keep the model's
+
+    @property
+    def learns_elsewhere(self) -> bool:
+        """Whether an action is learned in another state than it was chosen in."""
+        return self.kind == "transformer" and self.readout == "published"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -456,6 +461,11 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
         is_text = isinstance(defaults.get(path), str) and not isinstance(literal, str)
         changes[path] = value.strip() if is_text else literal
     return changes
+
+
+def as_text(value: Any) -> str:
+    """A value of a field as `parse_overrides` reads it, without spaces."""
+    return str(value).replace(" ", "")
 
 
 def _literal(text: str) -> Any:

@@ -232,18 +232,27 @@ def _rewards(row: Method) -> dict[str, str]:
 
 
 def _coefficients(dataset: str, names: tuple[str, ...]) -> tuple[float, float]:
-    """lambda_u and lambda_e of a method, the last of `names`; 0 of what it has not."""
+    """lambda_u and lambda_e of a method, the last of `names`; 0 of what it has not.
+
+    A penalty or bonus that is not its family's inherits no weight: of another one, that
+    would be in another unit.
+    """
     row = get_method(names[-1])
+    family = get_method(row.family or names[-1])
+    own = (dataset, names[-1]) in _COEFFICIENTS
     known = [
         _COEFFICIENTS[key]
         for name in names
         if (key := (dataset, name)) in _COEFFICIENTS
     ]
-    if known:
+    inherits = row.uncertainty in ("none", family.uncertainty)
+    inherits &= family.entropy or not row.entropy
+    if known and (own or inherits):
         return known[-1]
     if row.uncertainty != "none" or row.entropy:
         raise ConfigError(
             f"--method={names[-1]}: presets.py has no lambda_u and lambda_e of it on "
-            f"{dataset}; add a line to _COEFFICIENTS, or name its family in methods.py"
+            f"{dataset}; add a line to _COEFFICIENTS, or name a family with the same "
+            "penalty and bonus in methods.py"
         )
     return 0.0, 0.0

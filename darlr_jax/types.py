@@ -8,14 +8,15 @@ Data flows through them in this order::
 `(protocol N)` and `(method N)`, in any docstring, point to section N of
 docs/protocol.md and docs/method.md.
 
-Axis legend, used in every comment and docstring of the package:
+Axis legend, used in every comment and docstring that does not name its own:
 
     B  episodes of a batch          U  users               W  window of a tracker
-    T  turns of an episode          I  items (actions)     N  window of the exit rule
-    K  reference users (k_sel)      C  item tags           M  transitions of a minibatch
-    S  seeds                        F  width of a feedback vector
-    E  ensemble members             D  width of a state: of the recommender's, and in
-                                       queries, keys and tokens of the selector's
+    T  turns of an episode          I  items (actions)     M  transitions of a minibatch
+    K  reference users (k_sel)      C  item tags           N  window of the exit rule;
+    S  seeds                        G  clusters, groups       rows of a log; cells
+    E  ensemble members             F  width of a feedback vector
+    D  width of a state: of the recommender's, and in queries, keys and tokens of the
+       selector's
 
 A `NamedTuple` is a record that flows; a `struct.PyTreeNode` is state that is
 carried and updated with `.replace`. Shapes are those of one element; a leading B, T or
@@ -273,9 +274,8 @@ class TrainState(struct.PyTreeNode):
     selector: AgentState | None
     previous_estimates: Array  # [U, I] r_hat_{-1}, or [0, 0] where nothing needs it
     key: Key  # of training
-    evaluation_key: (
-        Key  # constant; methods with one seed are evaluated on the same users
-    )
+    # constant; methods with one seed are evaluated on the same users
+    evaluation_key: Key
     epoch: Array  # [] int32
     env_steps: Array  # [] int32, real transitions so far
 
@@ -300,7 +300,9 @@ class Learner(NamedTuple):
     """
 
     config: Any  # ExperimentConfig
-    init: Callable[..., Any]  # (key, tables) -> state; the key is consumed
+    # (key, tables) -> state; the key is consumed, and the last of four that it is split
+    # into is the state's `evaluation_key`, so that all methods meet the same users
+    init: Callable[..., Any]
     # (state, tables, coefficients) -> (state, scalar metrics); counts epoch, env_steps;
     # ends as `coefficients.steps_per_epoch` says, where it counts transitions at all
     train_epoch: Callable[..., tuple[Any, dict[str, Array]]]

@@ -42,7 +42,7 @@ class Candidate(NamedTuple):
         """The flags of `experiments.train` that give it, beside those given here."""
         changes = {**self.changes, f"{_GROUP}epochs": epochs}
         return [
-            f"--set={field}={str(value).replace(' ', '')}"
+            f"--set={field}={config_lib.as_text(value)}"
             for field, value in changes.items()
         ]
 

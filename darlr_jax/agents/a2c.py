@@ -222,7 +222,7 @@ def sum_over_chunks(
     last = jnp.max(jnp.where(batch.weight > 0, rows, 0))
     count = (last + size - 1) // size
     shapes = jax.eval_shape(term, count)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = jax.tree.map(jnp.zeros_like, shapes)
     return jax.lax.fori_loop(
         0, count, lambda index, sums: jax.tree.map(jnp.add, sums, term(index)), zeros
     )

@@ -19,6 +19,11 @@ from darlr_jax.types import Array
 MASKED = -1e30  # finite: a masked action has probability 0 and no nan in its gradient
 
 
+def allowed(used: Array | None) -> Array | None:
+    """The mask `[..., A]` of the actions that are not `used`; None: no mask."""
+    return None if used is None else ~used
+
+
 def masked_log_softmax(logits: Array, mask: Array | None) -> Array:
     """Log-probabilities `[..., A]` over the actions that `mask` allows.
 

@@ -120,7 +120,7 @@ def select_references(
       params: the selector's parameters.
       key: random key.
       user: `[]` the current user, never picked.
-      context: `[D]` the recommender's state, detached.
+      context: `[D]` the recommender's state, detached; `[2D-1]` with the item.
       codes: from `selector.encode_users`, under `params`.
       users: not read; the pool is everybody else.
       network: the pure functions.
@@ -169,7 +169,7 @@ def picks_at(
         users=unstacked(codes.images),
         offsets=unstacked(of_context[:window]),
         keys=_transposed(codes.keys, block),
-        layers=pick_layers(params)[1],
+        layers=pick_layers(params),
     )
     kernel = functools.partial(
         _pick_all, config=config, num_users=num_users, block=block

@@ -58,7 +58,7 @@ def make_networks(
     return RecommenderNetworks(
         make_state_tracker(config.tracker, num_items, item_width),
         make_actor_critic(config.recommender.hidden, num_items, width),
-        config.tracker.kind == "transformer" and config.tracker.readout == "published",
+        config.tracker.learns_elsewhere,
     )
 
 
@@ -98,7 +98,7 @@ def act(
     tracker_key = dropout_key if explore else None
     state = networks.tracker.apply(params.tracker, observation, scale, tracker_key)
     output = networks.actor_critic.apply(params.actor_critic, state)
-    mask = None if used is None else ~used
+    mask = categorical.allowed(used)
     item = categorical.sample(jax.random.uniform(sample_key), output.logits, mask)
     return Action(item, state, output.value)
 
@@ -136,7 +136,7 @@ def loss(
         params.tracker, batch.observation, scale, key, acting=False
     )
     output = networks.actor_critic.apply(params.actor_critic, state)
-    mask = None if batch.used is None else ~batch.used
+    mask = categorical.allowed(batch.used)
     log_probs = categorical.masked_log_softmax(output.logits, mask)
     losses = actor_critic_loss(
         categorical.log_prob(log_probs, batch.item),

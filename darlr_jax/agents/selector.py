@@ -44,7 +44,7 @@ class SelectorBatch(NamedTuple):
     """Stored picks of M recommendations, as learning needs them."""
 
     user: Array  # [M] the current user
-    context: Array  # [M, D]
+    context: Array  # [M, D], or [M, 2D-1] with the item
     picked: Array  # [M, K]
     target: Array  # [M, K]
     advantage: Array  # [M, K]

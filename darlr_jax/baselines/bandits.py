@@ -264,7 +264,7 @@ def explore(
     del observation, scale
     coin_key, item_key = jax.random.split(key)
     values = params.prediction[user]
-    mask = None if used is None else ~used
+    mask = categorical.allowed(used)
     uniform = jax.random.uniform(item_key)
     anything = categorical.sample(uniform, jnp.zeros_like(values), mask)
     explores = jax.random.uniform(coin_key) < config.epsilon

@@ -120,7 +120,7 @@ def draw(
 ) -> Array:
     """An item `[]` drawn by logits `[I]`. _Unbatched_; the key is consumed."""
     del user, observation, scale
-    mask = None if used is None else ~used
+    mask = categorical.allowed(used)
     return categorical.sample(jax.random.uniform(key), logits, mask)
 
 

@@ -105,12 +105,11 @@ def unstacked(images: Array) -> Images:
 
 def _images(params: Params, tokens: Array) -> Images:
     """What the first layer makes of tokens `[..., width]`, biases left out."""
-    projections, _ = pick_layers(params)
     return Images(
         tokens,
         *(
             jnp.matmul(tokens, layer.kernel, precision=lax.Precision.HIGHEST)
-            for layer in projections
+            for layer in first_projections(params)
         ),
     )
 
@@ -118,8 +117,8 @@ def _images(params: Params, tokens: Array) -> Images:
 def _position_images(params: Params, config: SelectorConfig) -> Array:
     """What each position adds to a token's images, biases included `[w_sel, 4, D]`."""
     positions = jnp.asarray(sinusoidal_positions(config.window, config.width))
-    projections, _ = pick_layers(params)
-    biases = (jnp.zeros(config.width), *(layer.bias for layer in projections))
+    of_layer = (layer.bias for layer in first_projections(params))
+    biases = (jnp.zeros(config.width), *of_layer)
     return jnp.stack(_images(params, positions), axis=-2) + jnp.stack(biases)[None]
 
 
@@ -131,7 +130,7 @@ class Affine(NamedTuple):
 
 
 class Projections(NamedTuple):
-    """What attention makes of a token."""
+    """What the attention of the first encoder layer makes of a token."""
 
     query: Affine
     key: Affine
@@ -139,7 +138,7 @@ class Projections(NamedTuple):
 
 
 class PickLayers(NamedTuple):
-    """What comes after them in a selector with one encoder layer, in order of use."""
+    """What comes after `Projections` in a selector of one layer, in order of use."""
 
     out: Affine
     attention_norm: Affine
@@ -151,28 +150,32 @@ class PickLayers(NamedTuple):
     critic: Affine
 
 
-def pick_layers(params: Params) -> tuple[Projections, PickLayers]:
-    """The layers by name, for who computes `apply` by other means (one layer only)."""
+def first_projections(params: Params) -> Projections:
+    """Those by name; a selector may have more layers after the first."""
+    attention = params["transformer"]["EncoderLayer_0"]["Attention_0"]
+    return Projections(
+        query=_affine(attention["query"]),
+        key=_affine(attention["key"]),
+        value=_affine(attention["value"]),
+    )
+
+
+def pick_layers(params: Params) -> PickLayers:
+    """Those by name, for who computes `apply` by other means (one layer only)."""
     encoder = params["transformer"]["EncoderLayer_0"]
-    attention = encoder["Attention_0"]
     first, second = encoder["LayerNorm_0"], encoder["LayerNorm_1"]
-
-    def affine(parent: Params) -> Affine:
-        layer = parent.get("Dense_0", parent)
-        return Affine(layer["kernel"], layer["bias"])
-
-    projections = Projections(
-        query=affine(attention["query"]),
-        key=affine(attention["key"]),
-        value=affine(attention["value"]),
-    )
-    return projections, PickLayers(
-        out=affine(attention["out"]),
+    return PickLayers(
+        out=_affine(encoder["Attention_0"]["out"]),
         attention_norm=Affine(first["scale"], first["bias"]),
-        inner=affine(encoder["Linear_0"]),
-        outer=affine(encoder["Linear_1"]),
+        inner=_affine(encoder["Linear_0"]),
+        outer=_affine(encoder["Linear_1"]),
         norm=Affine(second["scale"], second["bias"]),
-        actor=affine(params["actor"]),
-        critic_hidden=affine(params["critic_hidden"]["Linear_0"]),
-        critic=affine(params["critic"]),
+        actor=_affine(params["actor"]),
+        critic_hidden=_affine(params["critic_hidden"]["Linear_0"]),
+        critic=_affine(params["critic"]),
     )
+
+
+def _affine(parent: Params) -> Affine:
+    layer = parent.get("Dense_0", parent)
+    return Affine(layer["kernel"], layer["bias"])

@@ -177,7 +177,7 @@ def train_epoch(
         return state, jax.tree.map(jnp.add, sums, metrics)
 
     _, shapes = jax.eval_shape(step, state, tables.replay)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = jax.tree.map(jnp.zeros_like, shapes)
     state, sums = lax.fori_loop(0, updates, add, (state, zeros))
     state = state.replace(
         epoch=state.epoch + 1, env_steps=state.env_steps + updates * size
@@ -282,7 +282,7 @@ def act(
     del user, scale
     params = acting.params
     state = program.tracker.apply(params.tracker, observation, acting.scale)
-    free = None if used is None else ~used
+    free = categorical.allowed(used)
     wanted = program.objective.preferences(
         params.heads, state, free, heads=program.heads, config=program.config.offline
     )

@@ -16,7 +16,7 @@ from jax import lax
 from darlr_jax.config import OfflineConfig
 from darlr_jax.types import Array, Key, Params
 
-Heads = Mapping[str, Any]  # name -> `Network` or `QuantileNetwork`
+Heads = Mapping[str, Any]  # name -> `ItemNetwork` or `QuantileNetwork`
 HeadParams = dict[str, Params]  # name -> its parameters
 
 

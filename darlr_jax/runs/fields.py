@@ -14,6 +14,7 @@ _WITHOUT_A_SELECTOR = ("random", "nearest", "self")  # references that none pick
 # What these are by: how many, and how they compare.
 _OF_ANY_REFERENCES = ("k_sel", "feedback", "center_feedback")
 _OF_A_TRACKER = ("tracker.window", "tracker.start_reward")
+_OTHER_TRACKERS = ("average", "none")  # of a new kind, too: in doubt it reads a field
 _OF_A_TRANSFORMER = tuple(
     f"tracker.{name}" for name in ("layers", "heads", "dropout", "readout")
 )
@@ -85,9 +86,9 @@ def is_read(name: str, config: ExperimentConfig) -> bool:
     if group == "selector" and reward.references in _WITHOUT_A_SELECTOR:
         return rest in _OF_ANY_REFERENCES
     if name in _OF_A_TRANSFORMER:
-        return config.tracker.kind == "transformer"
+        return config.tracker.kind not in _OTHER_TRACKERS
     if name == "recommender.value_passes":  # they differ by dropout alone
-        return config.learner == "a2c" and config.tracker.kind == "transformer"
+        return config.learner == "a2c" and config.tracker.kind not in _OTHER_TRACKERS
     if name in _OF_A_TRACKER:
         return config.tracker.kind != "none"
     if group == "dataset" and "." in rest:

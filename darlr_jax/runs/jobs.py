@@ -18,6 +18,7 @@ from darlr_jax.config import (
     ConfigError,
     DatasetConfig,
     ExperimentConfig,
+    as_text,
     flatten,
     replace,
 )
@@ -84,7 +85,7 @@ def plan_jobs(
         arguments = (
             *(f"--dataset={plan.dataset}", f"--method={row.method}"),
             *(f"--workdir={path}", *options),
-            *(f"--set={name}={_text(value)}" for name, value in settings.items()),
+            *(f"--set={name}={as_text(value)}" for name, value in settings.items()),
         )
         jobs.append(Job(row, config, path, arguments))
     return jobs
@@ -105,7 +106,7 @@ def _require_names_hold(plan: Plan, overrides: Mapping[str, Any]) -> None:
 def directory_name(row: Row) -> str:
     """The method and its changes: rows that make the same ones have one name."""
     changes = sorted(row.changes.items())
-    return "__".join([row.method, *(f"{name}={_text(v)}" for name, v in changes)])
+    return "__".join([row.method, *(f"{name}={as_text(v)}" for name, v in changes)])
 
 
 def command(job: Job, python: str = "python", beside: Sequence[Job] = ()) -> list[str]:
@@ -275,10 +276,6 @@ def _require_same(job: Job, seeds: Sequence[int]) -> None:
             f"{job.path}: holds another experiment ({'; '.join(differences)}); choose "
             "another --workdir"
         )
-
-
-def _text(value: Any) -> str:
-    return str(value).replace(" ", "")
 
 
 def total_seconds(guesses: Iterable[tuple[float, bool] | None]) -> tuple[float, int]:

@@ -10,31 +10,39 @@ from darlr_jax.types import Array, EntropyTables
 
 
 class DynamicUncertainty(Protocol):
-    """How far an estimate is from the last one of the same cell."""
+    """How little an estimate of references can be relied on."""
 
     def __call__(
         self,
         value: Array,
         previous: Array,
+        answers: Array,
         similarity: Array,
         diversity: Array,
         floor: Array,
     ) -> Array:
-        """Compares estimates `[]`, given the gains `[K]` of the picks behind one."""
+        """From estimates `[]`, what the picks answer `[K]`, and their gains `[K]`."""
 
 
 def dynamic_uncertainty(
-    value: Array, previous: Array, similarity: Array, diversity: Array, floor: Array
+    value: Array,
+    previous: Array,
+    answers: Array,
+    similarity: Array,
+    diversity: Array,
+    floor: Array,
 ) -> Array:
     """P'_U = |r_dyn - r_{-1}| / (r_s + r_d) (DARLR, dynamic uncertainty penalty).
 
     Args:
       value: `[]` r_dyn, the present estimate.
       previous: `[]` r_{-1}, the stored one.
+      answers: `[K]` r_hat(u', i) of each pick; not read.
       similarity: `[K]` r_s of each pick; its mean enters.
       diversity: `[K]` r_d of each pick; its mean enters.
       floor: `[]` smallest denominator (ours: cosines can be zero or negative).
     """
+    del answers
     denominator = jnp.mean(similarity) + jnp.mean(diversity)
     return jnp.abs(value - previous) / jnp.maximum(denominator, floor)
 

@@ -108,6 +108,7 @@ def with_dynamic_uncertainty(
         uncertainty = formula(
             value,
             last_estimate(user, item, previous, tables),
+            tables.base[references.users, item],
             references.similarity,
             references.diversity,
             coefficients.denominator_floor,

@@ -60,7 +60,7 @@ def train_epoch(
         return sums.transitions < limit
 
     _, shapes = jax.eval_shape(advance, state, tables, coefficients)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = jax.tree.map(jnp.zeros_like, shapes)
     start = (state, zeros, coefficients.steps_per_epoch)
     # Lifted over seeds it goes on while any seed does, and selects each seed's old or
     # new state: the store of estimates is then held twice, and copied at every collect.

@@ -45,9 +45,8 @@ class Program(NamedTuple):
     recommender_optimizer: optax.GradientTransformation
     selector_optimizer: optax.GradientTransformation
     estimate_reward: rewards.RewardEstimator
-    choose_references: (
-        references.ChooseReferences | None
-    )  # None: the method has no references
+    # None: the method has no references
+    choose_references: references.ChooseReferences | None
     sessions_at_once: int  # of those that can end early, in a collect
 
 

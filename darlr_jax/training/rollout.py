@@ -14,7 +14,6 @@ from jax import lax
 
 from darlr_jax.agents import recommender, selector
 from darlr_jax.agents.a2c import left_by_separate_passes
-from darlr_jax.agents.recommender import Action
 from darlr_jax.config import ExperimentConfig
 from darlr_jax.simulation import environment, penalties, rewards
 from darlr_jax.training.program import Program, keeps_estimates
@@ -293,7 +292,9 @@ def _recommend(
         networks=program.recommender,
         explore=True,
     )
-    references, trajectory = select(state.user, action, select_key, inputs, program)
+    references, trajectory = select(
+        state.user, action.item, action.state, select_key, inputs, program
+    )
     estimate = estimate_reward(
         state.user, action.item, references, previous, inputs, program
     )
@@ -363,19 +364,25 @@ def _less_for_the_like(
 
 
 def select(
-    user: Array, action: Action, key: Key, inputs: RolloutInputs, program: Program
+    user: Array,
+    item: Array,
+    state: Array,
+    key: Key,
+    inputs: RolloutInputs,
+    program: Program,
 ) -> tuple[References | None, SelectorTrajectory | None]:
     """The method's reference users; the selector's trajectory if they are learned.
 
-    _Unbatched_; the key is consumed.
+    They are asked about `item []`, recommended to `user []` in the recommender's
+    `state [D]`. _Unbatched_; the key is consumed.
     """
     if program.choose_references is None:
         return None, None
     config, tables = program.config.selector, inputs.tables
-    context = action.state
+    context = state
     if config.item_in_state:
         vectors = inputs.recommender.tracker["item_vectors"]
-        context = jnp.concatenate([context, vectors[action.item]])
+        context = jnp.concatenate([context, vectors[item]])
     picked, value = program.choose_references(
         inputs.selector, key, user, context, inputs.codes, tables.users
     )
@@ -384,7 +391,7 @@ def select(
         return references, None
     reward = selector.intrinsic_reward(
         user,
-        action.item,
+        item,
         references,
         tables.rewards,
         inputs.coefficients,

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from darlr_jax.agents.recommender import Action
 from darlr_jax.networks.state_tracker import state_width
 from darlr_jax.training import rollout
 from darlr_jax.training.program import Program
@@ -60,14 +59,14 @@ def sample_visits(
     others = jax.random.randint(item_key, shape, 0, tables.rewards.base.shape[1])
     inputs = rollout.rollout_inputs(state, tables, coefficients, program)
 
-    def estimate(user: Array, action: Action, key: Key) -> Array:
-        references, _ = rollout.select(user, action, key, inputs, program)
+    def estimate(user: Array, item: Array, state: Array, key: Key) -> Array:
+        references, _ = rollout.select(user, item, state, key, inputs, program)
         return rollout.estimate_reward(
-            user, action.item, references, previous, inputs, program
+            user, item, references, previous, inputs, program
         ).value
 
-    actions = Action(others, _states(transitions, tables), transitions.value)
-    visits = (transitions.user, actions, jax.random.split(pick_key, shape))
+    states, keys = _states(transitions, tables), jax.random.split(pick_key, shape)
+    visits = (transitions.user, others, states, keys)
     size = shape[0] * shape[1]
     flat = jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), visits)
     estimates = lax.map(lambda visit: estimate(*visit), flat, batch_size=_AT_ONCE)

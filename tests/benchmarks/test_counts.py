@@ -11,7 +11,13 @@ import pytest
 
 from benchmarks import counts
 from benchmarks.counts import Shapes, Work
-from benchmarks.invented import Sizes, Vocabulary, invent_fit, item_width
+from benchmarks.invented import (
+    Sizes,
+    Vocabulary,
+    feedback_width,
+    invent_fit,
+    item_width,
+)
 from benchmarks.machine import Rates
 from darlr_jax import config as config_lib
 from darlr_jax.agents import recommender
@@ -30,6 +36,15 @@ NO_SELECTOR = SHAPES._replace(picks=0, references=0)
 WIDE = Sizes(
     300, 200, 0, 300, 200, item_fields=(Vocabulary(9, 3),), dense=1
 )  # an item vector of 64 * 4 + 1 entries
+
+
+def test_vectors_hold_every_slot_of_an_id_and_its_features():
+    config = preset("coat", "darlr")
+    config = config_lib.replace(config, {"selector.feedback": "embedding"})
+    sizes = WIDE._replace(user_fields=(Vocabulary(9, 3), Vocabulary(5, 1)))
+    width = config.world_model.embedding_dim
+    assert feedback_width(config, sizes) == width * (1 + 3 + 1)
+    assert item_width(config, sizes) == width * (1 + 3) + 1
 
 
 def test_layers_by_hand():
@@ -97,6 +112,24 @@ def test_published_readout_values_two_states_of_the_first_turns():
     more = counts.collecting(again, 1, 0).operations
     less = counts.collecting(NO_SELECTOR, 1, 0).operations
     assert more - less == 0.25 * 2 * (5 * 4 + 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "valued_again"),
+    [
+        ({}, 2 - 1 / 30),  # V(s) of 30 turns, V(s') of all but the first
+        ({"tracker.readout": "newest"}, 2 - 1 / 30),
+        ({"environment.max_turn": 1}, 1),
+        ({"tracker.dropout": 0.0}, 2 / 30),  # as if passes were shared
+        ({"tracker.dropout": 0.0, "tracker.readout": "newest"}, 0),
+        ({"tracker.kind": "average"}, 0),
+    ],
+)
+def test_passes_that_drop_out_apart_value_every_turn_twice_more(changes, valued_again):
+    changes = {"recommender.value_passes": "separate"} | changes
+    config = config_lib.replace(preset("coat", "roler"), changes)
+    shapes = counts.shapes_of(config, WIDE)
+    assert shapes.valued_again == pytest.approx(valued_again)
 
 
 def test_learning_is_three_times_acting():

@@ -69,8 +69,9 @@ def test_a_row_has_the_presets_of_its_family_but_for_what_it_replaces(
 ):
     row = METHODS[like]._replace(family=like, **changes)
     monkeypatch.setitem(METHODS, "invented", row)
+    monkeypatch.setitem(presets._COEFFICIENTS, (dataset, "invented"), (0.25, 0.0))
     reward = preset(dataset, "invented").reward
-    assert reward.uncertainty == expected
+    assert (reward.uncertainty, reward.lambda_u) == (expected, 0.25)
     assert reward.references == row.references
     assert reward.neighbour_source == preset(dataset, like).reward.neighbour_source
 
@@ -188,6 +189,25 @@ def test_a_penalty_without_a_weight_is_no_preset(monkeypatch):
         preset("coat", "my_mopo")
     monkeypatch.setitem(METHODS, "my_mopo", alone._replace(family="mopo"))
     assert preset("coat", "my_mopo").reward.lambda_u == 0.2
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("darlr", {"uncertainty": "ensemble_variance"}), ("mopo", {"entropy": True})],
+)
+def test_what_is_its_own_does_not_take_its_family_s_weight(
+    monkeypatch, family, changes
+):
+    like = METHODS[family]._replace(family=family)
+    monkeypatch.setitem(METHODS, "other", like._replace(uncertainty="none"))
+    assert preset("coat", "other") == config_lib.replace(
+        preset("coat", family), {"method": "other", "reward.uncertainty": "none"}
+    )
+    monkeypatch.setitem(METHODS, "other", like._replace(**changes))
+    with pytest.raises(ConfigError, match="no lambda_u and lambda_e of it on coat"):
+        preset("coat", "other")
+    monkeypatch.setitem(presets._COEFFICIENTS, ("coat", "other"), (0.25, 0.0))
+    assert preset("coat", "other").reward.lambda_u == 0.25
 
 
 def test_every_preset_is_of_a_method():

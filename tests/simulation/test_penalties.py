@@ -21,8 +21,9 @@ ORDERS = [(), (1,), (2,), (1, 2), (2, 1)]
 
 
 def uncertainty(value, previous, similarity, diversity, floor=1e-3):
-    arguments = map(jnp.float32, (value, previous, similarity, diversity, floor))
-    return jax.jit(dynamic_uncertainty)(*arguments)
+    answers = [value] * len(similarity)
+    arguments = (value, previous, answers, similarity, diversity, floor)
+    return jax.jit(dynamic_uncertainty)(*map(jnp.float32, arguments))
 
 
 # --- dynamic uncertainty --------------------------------------------------------------
@@ -68,10 +69,11 @@ def test_dynamic_uncertainty_against_loops(value, previous, similarity, data, fl
 def test_no_nan_where_the_denominator_vanishes(similarity):
     with jax.debug_nans(True):
         for difference in (0.0, 1.0):
-            value_and_grads = jax.value_and_grad(dynamic_uncertainty, (0, 2, 3))
+            value_and_grads = jax.value_and_grad(dynamic_uncertainty, (0, 3, 4))
             found, grads = value_and_grads(
                 jnp.float32(2.0 + difference),
                 jnp.float32(2.0),
+                jnp.full(2, 2.0),
                 jnp.asarray(similarity),
                 jnp.zeros(2),
                 jnp.float32(0.1),

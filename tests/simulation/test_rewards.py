@@ -106,6 +106,20 @@ def test_dynamic_uncertainty_measures_from_the_last_estimate(
     np.testing.assert_allclose(found.uncertainty, expected, rtol=1e-5, atol=1e-6)
 
 
+@given(user=users, item=items, picked=picks)
+def test_a_formula_is_told_what_the_references_answer(user, item, picked):
+    """Each of them: how far they are apart is a penalty that it can be."""
+
+    def spread(value, previous, answers, similarity, diversity, floor):
+        return jnp.max(answers) - jnp.min(answers)
+
+    stored = {(pick, item): 9.0 + pick for pick in picked}
+    dynamic = rewards.with_dynamic_uncertainty(rewards.reference_estimate, spread)
+    found = estimate(dynamic, user, item, picked, stored)
+    expected = np.ptp([TABLES.base[pick, item] for pick in picked])
+    np.testing.assert_allclose(found.uncertainty, expected, rtol=1e-6)
+
+
 def test_an_estimate_of_references_needs_references():
     dynamic = rewards.with_dynamic_uncertainty(
         rewards.static_estimate, dynamic_uncertainty
