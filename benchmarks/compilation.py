@@ -56,7 +56,7 @@ def _in_a_process(cache_dir: str) -> dict[str, Any]:
     """`compile_once` with the flags of this process, in another one.
 
     Raises:
-      CalledProcessError: it failed; its messages are on standard error.
+      SystemExit: it failed; what it said is on standard error.
     """
     command = [sys.executable, "-m", "benchmarks.compilation", *sys.argv[1:]]
     command += ["--once", "--json", f"--cache_dir={cache_dir}"]
@@ -67,8 +67,12 @@ def _in_a_process(cache_dir: str) -> dict[str, Any]:
     }
     started = time.time()
     done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+        command, check=False, stdout=subprocess.PIPE, text=True, env=environment
     )
+    if done.returncode < 0:
+        sys.exit(f"error: the compiling process was ended by signal {-done.returncode}")
+    if done.returncode:
+        sys.exit(done.returncode)
     figures: dict[str, Any] = json.loads(done.stdout)
     return {"import_seconds": figures.pop("imported_at") - started} | figures
 

@@ -10,6 +10,7 @@ own on invented tables: one collect and one update, the phase `training` of
     over, value
     transition_microseconds    all that a real transition costs, with every seed's
                 counted: as seeds are added, a run's cost falls as this does
+    rates       what the machine does in a second
     figures     of the phase (`timing.Stopwatch`)
 
 With --plot=FILE.png the curve is drawn beside its floor (the extra `plots`).
@@ -48,6 +49,7 @@ _ELSEWHERE = {  # flags that say what --over grows
     "k_sel": options.K_SEL,
     "seeds": options.SEEDS,
 }
+_LEAST = {"users": 2, "items": 2}  # as of --users and --items; else 1
 PLOT = flags.DEFINE_string("plot", None, "File of the curve, a PNG.")
 
 
@@ -57,8 +59,12 @@ def main(argv: list[str]) -> None:
     over = OVER.value
     fixed = [flag for name, flag in _ELSEWHERE.items() if name == over]
     cli.require_absent(fixed, f"it grows (--over={over}); --values are its values")
-    values = parse_values(VALUES.value or _DEFAULTS[over])
+    given = _DEFAULTS[over] if VALUES.value is None else VALUES.value
+    values = parse_values(given, _LEAST.get(over, 1))
     config, sizes = options.setting()
+    if over == "k_sel":
+        options.require_references(config, "--over=k_sel")
+    picture = None if PLOT.value is None else picture_path(PLOT.value)
     cli.configure_jax()
     began, rates = machine.session(), machine.measured_rates()
     rows = []
@@ -67,16 +73,33 @@ def main(argv: list[str]) -> None:
         rows.append({"session": began, "over": over, "value": value})
         rows[-1] |= measure(grown, rates)
         options.show(rows[-1])
-    if PLOT.value:
-        draw(rows, cli.user_path(PLOT.value))
+    if picture is not None:
+        draw(rows, picture)
 
 
-def parse_values(texts: Sequence[str | int]) -> list[int]:
-    """Whole numbers from 1. Raises ConfigError otherwise."""
+def parse_values(texts: Sequence[str | int], least: int = 1) -> list[int]:
+    """Whole numbers from `least`, one at least. Raises ConfigError otherwise."""
+    if not texts:
+        raise ConfigError("--values: names none; leave it out for those of --over")
     for text in texts:
-        if not str(text).strip().isdecimal() or int(text) < 1:
-            raise ConfigError(f"--values: {text!r} is no whole number from 1")
+        if not str(text).strip().isdecimal() or int(text) < least:
+            raise ConfigError(f"--values: {text!r} is no whole number from {least}")
     return [int(text) for text in texts]
+
+
+def picture_path(name: str) -> pathlib.Path:
+    """The file of the curve, whose folder is there: measuring takes minutes.
+
+    Raises:
+      ConfigError: there is no such folder, or it is one itself.
+      DataError: it would be in a home folder that nobody knows.
+    """
+    path = cli.user_path(name)
+    if not path.parent.is_dir():
+        raise ConfigError(f"--plot={name}: there is no folder {path.parent}; create it")
+    if not path.name or path.is_dir():
+        raise ConfigError(f"--plot={name}: is a folder; name a file, as users.png")
+    return path
 
 
 class Setting(NamedTuple):
@@ -119,6 +142,7 @@ def measure(setting: Setting, rates: Rates) -> dict[str, Any]:
             setting.sizes.items,
             setting.num_seeds,
         ),
+        "rates": rates._asdict(),
         "transition_microseconds": 1e6 / figures["units_per_second"],
         "figures": figures,
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from absl import flags
 
 from darlr_jax import config as config_lib
-from darlr_jax.config import ExperimentConfig
+from darlr_jax.config import ConfigError, ExperimentConfig
 from experiments import cli
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def setting() -> tuple[ExperimentConfig, Sizes]:
     cli.require_absent(files, "tables are invented, and no files are read")
     config = cli.experiment_config()
     if K_SEL.value is not None:
+        require_references(config, f"--k_sel={K_SEL.value}")
         config = with_references(config, K_SEL.value)
     return config, resized(sizes_of(config), USERS.value, ITEMS.value)
 
@@ -84,18 +85,35 @@ def with_references(config: ExperimentConfig, k_sel: int) -> ExperimentConfig:
     return config_lib.replace(config, changes)
 
 
+def asks_references(config: ExperimentConfig) -> bool:
+    """Whether a method asks other users, so that K_sel is a number of anything."""
+    return config.reward.references not in ("none", "self")
+
+
+def require_references(config: ExperimentConfig, flag: str) -> None:
+    """Refuses a number of reference users where nobody is asked.
+
+    Raises:
+      ConfigError: `flag` sets one, and the method has no references.
+    """
+    if not asks_references(config):
+        raise ConfigError(
+            f"{flag}: --method={config.method} asks no reference users; take one that "
+            "does, as darlr"
+        )
+
+
 def describe(
     config: ExperimentConfig, users: int, items: int, num_seeds: int
 ) -> dict[str, Any]:
     """What speed depends on, by name; `k_sel` is null where nobody is asked."""
-    asked = config.reward.references not in ("none", "self")
     return {
         "dataset": config.dataset.name,
         "method": config.method,
         "tracker": config.tracker.kind,
         "users": users,
         "items": items,
-        "k_sel": config.selector.k_sel if asked else None,
+        "k_sel": config.selector.k_sel if asks_references(config) else None,
         "environments": config.training.environments,
         "max_turn": config.environment.max_turn,
         "num_seeds": num_seeds,

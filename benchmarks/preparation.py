@@ -1,9 +1,9 @@
 """How long data take to prepare, and how long a second start does.
 
     python -m benchmarks.preparation --dataset=kuairec --json
-    python -m benchmarks.preparation --dataset=kuairec --twin --twin_scale=0.1
+    python -m benchmarks.preparation --dataset=kuairec --twin_scale=0.1
 
-Twins, of official size if not told otherwise, are written to a folder that is removed
+Twins, of official size without --twin_scale, are written to a folder that is removed
 afterwards, so nothing is downloaded and nothing was prepared before:
 
     twin_seconds      to write the generated files
@@ -34,10 +34,13 @@ def main(argv: list[str]) -> None:
     training = (cli.METHOD, cli.EPOCHS, cli.OVERRIDES)
     ignored = (*training, *options.SIZES, *options.LIMITS)
     cli.require_absent(ignored, "only --dataset and --twin_scale are read")
-    config = cli.experiment_config()
-    scale = cli.TWIN_SCALE.value or 1.0
+    from darlr_jax.data import twins
+
+    name = cli.DATASET.value
+    scale = 1.0 if cli.TWIN_SCALE.value is None else cli.TWIN_SCALE.value
+    twins.sizes(name, scale)  # refuses what cannot be written
     with tempfile.TemporaryDirectory(prefix="darlr_jax_") as folder:
-        figures = measure(config.dataset.name, scale, pathlib.Path(folder))
+        figures = measure(name, scale, pathlib.Path(folder))
     options.show(figures)
 
 
@@ -67,7 +70,10 @@ def measure(name: str, scale: float, folder: pathlib.Path) -> dict[str, Any]:
 
 def _time(command: list[str]) -> float:
     started = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"error: exit {done.returncode}"]
+        sys.exit(said[-1])
     return time.perf_counter() - started
 
 

@@ -168,8 +168,11 @@ def chosen(
     """Those of `pieces` that flags ask for.
 
     Raises:
-      ConfigError: --only names a piece that does not exist, or none of the quick ones.
+      ConfigError: --only names nothing, a piece that does not exist, or none of the
+        quick ones.
     """
+    if only is not None and not only:
+        raise ConfigError("--only: names no piece; leave it out to measure all")
     by_name = {piece.name: piece for piece in pieces}
     for name in only or ():
         if name not in by_name:

@@ -127,20 +127,24 @@ def _machine(results: Results) -> str:
 
 
 def _rates(results: Results) -> str:
-    """The largest rates of all pieces: each piece has its floor from its own."""
-    rates = [line["rates"] for line in results.having("rates")]
-    if not rates:
-        return ""
-    best = {name: max(rate[name] for rate in rates) for name in rates[0]}
+    """The rates of each day's pieces, whose floors are each from its own."""
+    days: dict[str, list[Record]] = {}
+    for line in results.having("rates"):
+        days.setdefault(line["session"]["started"][:10], []).append(line["rates"])
+    names = ("operations", "exponentials", "bytes")
     return table(
-        ("float32 operations", "exponentials", "bytes read or written"),
+        ("day", "float32 operations", "exponentials", "bytes read or written"),
         [
-            tuple(
-                f"{best[n] / 1e9:,.1f} G"
-                for n in ("operations", "exponentials", "bytes")
-            )
+            (day, *(_range([rate[name] / 1e9 for rate in days[day]]) for name in names))
+            for day in sorted(days)
         ],
     )
+
+
+def _range(values: Sequence[float]) -> str:
+    """Billions, lowest to highest; one figure where they agree."""
+    low, high = f"{min(values):,.1f}", f"{max(values):,.1f}"
+    return f"{low} G" if low == high else f"{low} to {high} G"
 
 
 def _training(results: Results) -> str:

@@ -14,7 +14,8 @@ holds
     epoch_seconds, spread         (largest - smallest) / median of the seconds
     selector_picks_per_second     transitions times k_sel; null without a learned one
     world_model_samples_per_second  (logged row, negative) pairs, times members; null
-                                  with an invented one
+                                  with an invented one, and where no epoch is left
+                                  to be timed after the first, which compiles
     evaluation_episodes_per_second  sampled episodes of all three modes, evaluated alone
     tables_seconds                to compare users and build the tables of a run
     compile_seconds               of the epoch, whatever was compiled before
@@ -67,7 +68,8 @@ def measure(config: ExperimentConfig, num_seeds: int, repeats: int) -> dict[str,
     began = machine.session()
     dataset = cli.prepare_dataset(data_config(config))
     if INVENTED.value:
-        world_model, samples_per_second = invented_tables(dataset, config), None
+        world_model = invented_tables(dataset, config)
+        samples_per_second: float | None = None
     else:
         world_model, samples_per_second = time_world_model(dataset, config)
     experiment, tables_seconds = timed(
@@ -105,7 +107,9 @@ def data_config(config: ExperimentConfig) -> config_lib.DatasetConfig:
     return config_lib.replace(dataset, {"twin": True, "twin_scale": 1.0})
 
 
-def time_world_model(dataset: Any, config: ExperimentConfig) -> tuple[Any, float]:
+def time_world_model(
+    dataset: Any, config: ExperimentConfig
+) -> tuple[Any, float | None]:
     """Tables of a fitted ensemble and its pairs a second; the first epoch compiles."""
     from darlr_jax.world_model.ensemble import fit_ensemble
     from darlr_jax.world_model.tables import predict_tables
@@ -116,7 +120,7 @@ def time_world_model(dataset: Any, config: ExperimentConfig) -> tuple[Any, float
     )
     epochs = [end - start for start, end in itertools.pairwise(stamps[1:])]
     pairs = len(dataset.log) * config.world_model.negatives * config.world_model.members
-    speed = pairs / statistics.median(epochs) if epochs else float("nan")
+    speed = pairs / statistics.median(epochs) if epochs else None
     return predict_tables(ensemble, dataset), speed
 
 

@@ -37,6 +37,7 @@ _NOWHERE = (
 )
 MODULES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_NOWHERE, ()),
+    **dict.fromkeys(("os.system", "os.popen"), ()),  # by `from os import`
     "http": ("darlr_jax/data/fetch.py",),
     "socket": ("darlr_jax/runs/directory.py",),  # the name of the host
     "urllib.request": ("darlr_jax/data/fetch.py",),
@@ -47,6 +48,7 @@ CALLS = {"eval", "exec", "compile", "__import__"}
 METHODS = {
     *("extractall", "unpack_archive", "mktemp", "urlopen", "urlretrieve"),
     *("read_pickle", "to_pickle", "os.system", "os.popen"),
+    *("getoutput", "getstatusoutput"),  # of subprocess: they are shells
 }
 FLAGS = {"shell": False, "allow_pickle": False, "verify": True}  # the only values
 
@@ -59,7 +61,8 @@ def main(argv: list[str]) -> None:
         print(fault, file=sys.stderr)
     if faults:
         sys.exit(f"error: the audit found {len(faults)} faults")
-    print("audit: versions, installed files and source are as they should be")
+    compared = "versions, installed" if pin_file().exists() else "installed"
+    print(f"audit: {compared} files and source are as they should be")
 
 
 # --- versions -------------------------------------------------------------------------

@@ -74,7 +74,10 @@ _SET = flags.DEFINE_multi_string(
     "set", [], "FIELD=VALUE for every run; may repeat.", flag_values=_FLAGS
 )
 _GRID = flags.DEFINE_multi_string(
-    "grid", [], "FIELD=VALUE,VALUE,...: a run for each value; may repeat.",
+    "grid", [],
+    "FIELD=VALUE,VALUE,...: a run for each value; may repeat. Values end at commas, so "
+    "that a tuple, as recommender.hidden=(64,64), cannot be swept: give each a grid of "
+    "its own, with --set and another --workdir.",
     flag_values=_FLAGS,
 )  # fmt: skip
 _JOBS = flags.DEFINE_integer(
@@ -90,6 +93,10 @@ _JOBS = flags.DEFINE_integer(
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print the commands and run none.", flag_values=_FLAGS
 )
+
+
+# Fields that a flag sets, each with a preset of its own.
+_FLAG_OF = {"method": "methods", "dataset.name": "datasets"}
 
 
 class Job(NamedTuple):
@@ -140,12 +147,15 @@ def expand(
 
     Raises:
       ConfigError: a data set, method or field does not exist, or a field cannot have
-        its value, or is given another one beside it.
+        its value, or is given another one beside it; there is no method or data set,
+        or two runs are of one directory.
     """
     sweep = sweep or {}
+    _require_names(methods, datasets)
+    _require_fields_of_one_place(overrides, sweep)
     if epochs is not None:
         options = [*options, f"--epochs={epochs}"]
-    jobs = []
+    jobs: list[Job] = []
     for dataset, method, *values in itertools.product(
         datasets, methods, *sweep.values()
     ):
@@ -175,22 +185,90 @@ def expand(
     return jobs
 
 
+def _require_names(methods: Sequence[str], datasets: Sequence[str]) -> None:
+    """Refuses lists that are empty or name something twice.
+
+    Raises:
+      ConfigError: there would be no run, or two in one directory.
+    """
+    for flag, names in (("methods", methods), ("datasets", datasets)):
+        if not names:
+            raise config_lib.ConfigError(f"--{flag}: names none; name one at least")
+        _require_once(f"--{flag}={','.join(names)}", names)
+
+
+def _require_once(flag: str, names: Sequence[str]) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise config_lib.ConfigError(
+                f"{flag}: {name} is named twice, for one run directory; name it once"
+            )
+
+
+def _require_fields_of_one_place(
+    overrides: Sequence[str], sweep: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuses fields that other flags have, and fields both set and swept.
+
+    Raises:
+      ConfigError: a run would have another method, data set or value than it is named
+        after.
+    """
+    fields = list(config_lib.parse_overrides(overrides))
+    for flag, names in (("--set", fields), ("--grid", list(sweep))):
+        for name in names:
+            if name in _FLAG_OF:
+                raise config_lib.ConfigError(
+                    f"{flag}={name}=...: use --{_FLAG_OF[name]}, which selects presets"
+                )
+    for name in fields:
+        if name in sweep:
+            raise config_lib.ConfigError(
+                f"--set={name}=...: --grid sweeps {name}; give one of them"
+            )
+
+
+def require_seeds(text: str) -> None:
+    """Refuses --seeds that no run could use, before the first one starts.
+
+    As `experiments.cli.parse_seeds`, whose module has flags of the same names.
+
+    Raises:
+      ConfigError: they are not distinct whole numbers below 2**32.
+    """
+    seeds = [part.strip() for part in text.split(",")] if text else []
+    for seed in seeds:
+        if not seed.isdecimal() or len(seed) > 10 or int(seed) >= 2**32:
+            raise config_lib.ConfigError(
+                f"--seeds: {seed!r:.60} is no whole number below 2**32"
+            )
+    if not seeds or len({int(seed) for seed in seeds}) != len(seeds):
+        raise config_lib.ConfigError(f"--seeds={text}: expected distinct numbers")
+
+
 def parse_sweep(texts: Sequence[str]) -> dict[str, list[str]]:
     """Turns `["selector.k_sel=5,15"]` into `{"selector.k_sel": ["5", "15"]}`.
 
     Raises:
-      ConfigError: a text is not of this form, or a field is named twice.
+      ConfigError: a text is not of this form, or a field or value is named twice.
     """
     sweep: dict[str, list[str]] = {}
     for text in texts:
-        field, _, values = text.partition("=")
-        if not field or not all(values.split(",")):
+        field, _, listed = text.partition("=")
+        field, values = field.strip(), [value.strip() for value in listed.split(",")]
+        if not field or not all(values):
             raise config_lib.ConfigError(
                 f"--grid={text}: expected FIELD=VALUE,VALUE,... as selector.k_sel=5,15"
             )
         if field in sweep:
             raise config_lib.ConfigError(f"--grid={text}: {field} is named twice")
-        sweep[field] = values.split(",")
+        if any(value.count("(") != value.count(")") for value in values):
+            raise config_lib.ConfigError(
+                f"--grid={text}: values end at commas, so a tuple cannot be swept; "
+                "give each a grid of its own, with --set and another --workdir"
+            )
+        _require_once(f"--grid={text}", values)
+        sweep[field] = values
     return sweep
 
 
@@ -289,6 +367,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"unexpected argument: {argv[1]}", file=sys.stderr)
         return 1
     try:
+        require_seeds(_SEEDS.value)
         jobs = expand(
             _METHODS.value,
             _DATASETS.value,

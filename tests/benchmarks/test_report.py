@@ -171,7 +171,25 @@ def test_machine_is_named_with_load_and_commit(tmp_path):
     assert "A Processor, 2 cores, 24 GiB; device cpu x 1; jax 0.10.2, numpy" in page
     assert "commit 0123456 with changes; 2026-11-24;" in page
     assert "0.2 to 1.8" in page
-    assert "| 200.0 G | 5.0 G | 55.0 G |" in page
+    assert "| 2026-11-24 | 200.0 G | 5.0 G | 55.0 G |" in page
+
+
+def test_rates_are_those_of_a_day_from_lowest_to_highest(tmp_path):
+    """A machine of one name is not equally fast on all days."""
+    faster = {"operations": 2.5e11, "exponentials": 4e9, "bytes": 5.5e10}
+    later = SESSION | {"started": "2026-11-25T01:00:00+00:00"}
+    slow = {"operations": 1e11, "exponentials": 1e9, "bytes": 2e10}
+    page = stored(
+        tmp_path,
+        a=[PHASES | {"session": later, "rates": slow}],
+        b=[PHASES],
+        c=[PHASES | {"rates": faster}],
+    )
+    rows = (
+        "| 2026-11-24 | 200.0 to 250.0 G | 4.0 to 5.0 G | 55.0 G |\n"
+        "| 2026-11-25 | 100.0 G | 1.0 G | 20.0 G |\n"
+    )
+    assert rows in page
 
 
 def test_every_table_is_rectangular(tmp_path):
@@ -208,6 +226,8 @@ def test_pieces_are_chosen():
     assert {"coat_mbpo", "coat_darlr", "kuairec_roler", "kuairand_darlr"} <= quick
     assert len(quick) < len(report.chosen(False, None)) == len(report.PIECES)
     assert [p.name for p in report.chosen(False, ["coat_mbpo"])] == ["coat_mbpo"]
+    with pytest.raises(ConfigError, match="--only: names no piece; leave it out"):
+        report.chosen(False, [])
     with pytest.raises(ConfigError, match="did you mean 'coat_mbpo'"):
         report.chosen(False, ["coat_mbp"])
     with pytest.raises(ConfigError, match="growth_users_darlr: takes longer; leave -"):

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import counts, growth, machine, options, timing, workload
+from benchmarks import (
+    compilation,
+    counts,
+    growth,
+    machine,
+    options,
+    preparation,
+    throughput,
+    timing,
+    workload,
+)
 from benchmarks.invented import invent_experiment, invent_fit, sizes_of
 from benchmarks.machine import Extents, Rates
 from benchmarks.options import Limits
@@ -224,15 +236,161 @@ def test_one_size_grows(over, read):
 
 def test_values_are_whole_numbers():
     assert growth.parse_values(["1", " 20"]) == [1, 20]
+    assert growth.parse_values(["2"], 2) == [2]
+    with pytest.raises(ConfigError, match="'1' is no whole number from 2"):
+        growth.parse_values(["2", "1"], 2)
+    with pytest.raises(ConfigError, match="--values: names none"):
+        growth.parse_values([])
     with pytest.raises(ConfigError, match="'x' is no whole number"):
         growth.parse_values(["1", "x"])
     with pytest.raises(ConfigError, match="'0' is no whole number"):
         growth.parse_values(["0"])
 
 
+def test_a_picture_has_a_folder_before_anything_is_measured(tmp_path):
+    assert growth.picture_path(str(tmp_path / "a.png")) == tmp_path / "a.png"
+    with pytest.raises(ConfigError, match=r"there is no folder .*/none; create it"):
+        growth.picture_path(str(tmp_path / "none" / "a.png"))
+    with pytest.raises(ConfigError, match="is a folder; name a file"):
+        growth.picture_path(str(tmp_path))
+
+
+class Late:
+    """An array that is not there yet: it notes that it is waited for."""
+
+    def __init__(self):
+        self.waited = 0
+
+    def block_until_ready(self):
+        self.waited += 1
+        return self
+
+
+def test_what_is_timed_is_waited_for():
+    result = Late()
+    assert timing.timed(lambda: (None, result))[0] == (None, result)
+    assert result.waited == 1
+
+
+def test_every_call_whose_speed_is_measured_is_waited_for():
+    results = []
+
+    def function(carry):
+        results.append(Late())
+        return carry, results[-1]
+
+    machine.fastest(function, None)
+    assert [result.waited for result in results] == [1] * (machine._CALLS + 1)
+
+
+def test_summary_by_hand():
+    """Of 2, 4, 8 and 10 s; 9 s, 1 s and the first one's units are left out."""
+    calls = [
+        timing.Call(seconds, units)
+        for seconds, units in ((90, 7), (8, 16), (2, 8), (10, 12), (4, 12))
+    ]
+    assert timing.summary(calls) == {
+        "seconds": 6,
+        "spread": (10 - 2) / 6,
+        "calls": 4,
+        "first_seconds": 90,
+        "units": 12,
+        "units_per_second": (2 + 3) / 2,  # of 2, 4, 1.2 and 3
+    }
+
+
+def test_results_that_take_the_place_of_arguments_are_counted_once():
+    analysis = types.SimpleNamespace(
+        argument_size_in_bytes=5 * 2**20,
+        output_size_in_bytes=4 * 2**20,
+        alias_size_in_bytes=3 * 2**20,
+        temp_size_in_bytes=2**19,
+    )
+    program = types.SimpleNamespace(memory_analysis=lambda: analysis)
+    assert timing.memory_mib(program) == {
+        "arguments": 5.0,
+        "results": 1.0,
+        "temporary": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("stamps", "speed"),
+    [
+        ([0.0, 9.0], None),  # the only epoch compiles
+        ([0.0, 9.0, 11.0, 15.0, 25.0], 10 * 5 * 3 / 4.0),  # 2, 4 and 10 s
+    ],
+)
+def test_pairs_of_the_world_model_a_second(monkeypatch, stamps, speed):
+    """JSON has no NaN: null, where no epoch is left to be timed."""
+
+    def fit(dataset, config, on_epoch):
+        for _ in stamps:
+            on_epoch({})
+
+    clock = iter(stamps)
+    time = types.SimpleNamespace(perf_counter=lambda: next(clock))
+    monkeypatch.setattr(throughput, "time", time)
+    monkeypatch.setattr("darlr_jax.world_model.ensemble.fit_ensemble", fit)
+    monkeypatch.setattr(
+        "darlr_jax.world_model.tables.predict_tables", lambda *of: "tables"
+    )
+    changes = {"world_model.negatives": 5, "world_model.members": 3}
+    config = config_lib.replace(CONFIG, changes)
+    dataset = types.SimpleNamespace(log=range(10))
+    assert throughput.time_world_model(dataset, config) == ("tables", speed)
+    json.loads(json.dumps(speed))
+
+
+def test_transitions_of_an_epoch_are_those_of_all_seeds(monkeypatch):
+    """Two seeds make 3 and 4 an epoch; the first epoch is not counted."""
+
+    def run_epoch(states, *inputs):
+        return types.SimpleNamespace(env_steps=states.env_steps + np.array([3, 4])), {}
+
+    compiled = types.SimpleNamespace(run_epoch=run_epoch, seconds=1.5)
+    monkeypatch.setattr("experiments.training.compile_epoch", lambda *of: compiled)
+    states = types.SimpleNamespace(env_steps=np.array([0, 0]))
+    epochs, seconds, after = throughput.time_epochs(("learner",), states, repeats=2)
+    assert (epochs["units"], epochs["calls"], seconds) == (7, 2, 1.5)
+    assert list(after.env_steps) == [9, 12]
+
+
 def test_rates_are_positive():
     rates = machine.measured_rates(Extents(matrix=8, softmax=16, memory=16))
     assert all(np.isfinite(rate) and rate > 0 for rate in rates)
+
+
+def test_rates_are_what_a_call_does_over_its_seconds(monkeypatch):
+    """A clock by which every call takes a quarter of a second, the first one longer."""
+    stamps = itertools.chain([0.0, 9.0], itertools.count(10.0, 0.25))
+    monkeypatch.setattr(machine, "_CALLS", 2)
+    clock = types.SimpleNamespace(perf_counter=lambda: next(stamps))
+    monkeypatch.setattr(machine, "time", clock)
+    extents = Extents(matrix=8, softmax=16, memory=32, rounds=3)
+    rates = machine.measured_rates(extents)
+    assert rates == Rates(2 * 8**3 / 0.25, 3 * 16 / 0.25, 2 * 4 * 32 / 0.25)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_exponentials_are_taken_one_of_the_other(rounds):
+    numbers = np.linspace(0.0, 1.0, 4, dtype=np.float32)
+    expected = np.exp(numbers)
+    for _ in range(rounds - 1):
+        expected = np.exp(-expected)
+    total = machine.exponentials(jnp.asarray(numbers), rounds=rounds)
+    assert float(total) == pytest.approx(float(expected.sum()), rel=1e-6)
+
+
+def test_exponentials_of_an_accelerator_are_not_bound_by_memory():
+    """Of a number that is read, it takes far more than it could for 4 bytes.
+
+    256 MiB of them, each once, were measured at the speed of the memory.
+    """
+    extents = machine._ON_ACCELERATOR
+    assert 4 * extents.softmax <= 32 * 2**20  # caches of such devices hold more
+    assert extents.rounds >= machine._UNROLLED >= 64
+    assert machine._ON_CPU.rounds == 1
 
 
 def test_fastest_call_leaves_out_the_first():
@@ -265,6 +423,7 @@ def test_cores_are_counted_where_the_system_does_not_tell(monkeypatch):
         ("compilation", "--calls=2", "a process compiles each program once"),
         ("compilation", "--cache_dir=x", "a new folder is taken; it is for --once"),
         ("growth", "--users=9", "it grows (--over=users); --values are its values"),
+        ("report", "--only=", "names no piece; leave it out to measure all"),
         ("machine", "--num_seeds=2", "a machine is measured, not an experiment"),
         ("report", "--dataset=coat", "each piece has its own"),
     ],
@@ -276,6 +435,69 @@ def test_flags_that_a_program_does_not_read_are_refused(module, flag, why):
     name = flag.partition("=")[0]
     assert done.stderr.startswith(f"error: {name}: ")
     assert done.stderr.endswith(f"{why}\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "message"),
+    [
+        ("growth", "--values=1", "--values: '1' is no whole number from 2"),
+        (
+            "growth",
+            "--over=k_sel --method=mbpo",
+            "--over=k_sel: --method=mbpo asks no reference users; take one that does, "
+            "as darlr",
+        ),
+        (
+            "phases",
+            "--k_sel=5 --method=mbpo",
+            "--k_sel=5: --method=mbpo asks no reference users; take one that does, as "
+            "darlr",
+        ),
+        ("growth", "--plot=no/a.png", "--plot=no/a.png: there is no folder no; cre"),
+        ("preparation", "--twin_scale=0.1", "'synthetic': no data set that has a twin"),
+        (
+            "preparation",
+            "--dataset=coat --twin_scale=0",
+            "scale of the twin of coat: expected a number within [0.0001, 1], found 0",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(module, flags, message):
+    command = [sys.executable, "-m", f"benchmarks.{module}", *flags.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {message}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [("import sys; sys.exit('error: one')", 1), ("exit(2)", 2)]
+)
+def test_a_compiling_process_that_fails_has_said_why(monkeypatch, capfd, code, error):
+    """Its line is the last one: no traceback of this process follows."""
+    run = subprocess.run
+    monkeypatch.setattr(
+        compilation.subprocess,
+        "run",
+        lambda command, **options: run([sys.executable, "-c", code], **options),
+    )
+    with pytest.raises(SystemExit) as ending:
+        compilation._in_a_process("folder")
+    assert ending.value.code == error
+    assert capfd.readouterr().err == ("error: one\n" if error == 1 else "")
+
+
+def test_a_compiling_process_that_is_ended_is_told_of(monkeypatch):
+    ended = types.SimpleNamespace(returncode=-9, stdout="")
+    monkeypatch.setattr(compilation.subprocess, "run", lambda *of, **how: ended)
+    with pytest.raises(SystemExit, match=r"^error: .* was ended by signal 9$"):
+        compilation._in_a_process("folder")
+
+
+def test_data_that_cannot_be_prepared_end_with_the_line_of_the_program():
+    code = "import sys; print('reading', file=sys.stderr); sys.exit('error: two')"
+    with pytest.raises(SystemExit, match=r"^error: two$"):
+        preparation._time([sys.executable, "-c", code])
 
 
 _SMALL = [f"--set={text}" for text in (*SYNTHETIC, *TRAINING, *REFERENCES)]

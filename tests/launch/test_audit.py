@@ -29,6 +29,8 @@ def test_the_source_of_this_package_has_no_fault():
         ("eval('1')", "calls eval"),
         ("exec(text)", "calls exec"),
         ("os.system('ls')", "calls os.system"),
+        ("from os import popen as run", "imports os.popen"),
+        ("subprocess.getoutput('ls')", "calls subprocess.getoutput"),
         ("archive.extractall(folder)", "calls archive.extractall"),
         ("pd.read_pickle(path)", "calls pd.read_pickle"),
         ("subprocess.run('ls', shell=True)", "passes shell=True"),
@@ -41,6 +43,56 @@ def test_what_is_forbidden_is_found_where_it_stands(tmp_path, line, fault):
     path.parent.mkdir()
     path.write_text(f"import numpy as np\n\n{line}\n")
     assert audit.source_faults(tmp_path)[0].startswith(f"experiments/new.py:3: {fault}")
+
+
+def source_of(tmp_path, text):
+    path = tmp_path / "experiments" / "new.py"
+    path.parent.mkdir()
+    path.write_text(text)
+    return audit.source_faults(tmp_path)
+
+
+@pytest.mark.parametrize("module", [
+    *("pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"),
+    *("ftplib", "telnetlib", "requests", "httpx", "http", "socket", "urllib.request"),
+    *("tarfile", "zipfile", "os.system", "os.popen"),
+])  # fmt: skip
+def test_every_module_of_the_rules_is_found_however_it_is_imported(tmp_path, module):
+    parent, _, name = module.rpartition(".")
+    line = f"from {parent} import {name}" if parent else f"import {module}"
+    found = source_of(tmp_path, line)
+    assert found == [f"experiments/new.py:1: imports {module}"]
+
+
+def test_no_rule_about_modules_is_untested():
+    assert len(audit.MODULES) == 18
+
+
+@pytest.mark.parametrize("name", [
+    *("eval", "exec", "compile", "__import__", "os.system", "os.popen"),
+    *("tempfile.mktemp", "shutil.unpack_archive", "archive.extractall"),
+    *("request.urlopen", "request.urlretrieve", "pd.read_pickle", "frame.to_pickle"),
+    *("subprocess.getoutput", "subprocess.getstatusoutput", "getoutput"),
+])  # fmt: skip
+def test_every_call_of_the_rules_is_found(tmp_path, name):
+    found = source_of(tmp_path, f"import numpy\n{name}(x)\n")
+    assert found == [f"experiments/new.py:2: calls {name}"]
+
+
+def test_no_rule_about_calls_is_untested():
+    assert len(audit.CALLS | audit.METHODS) == 15
+
+
+@pytest.mark.parametrize(
+    ("keyword", "allowed"),
+    [("shell", "False"), ("allow_pickle", "False"), ("verify", "True")],
+)
+def test_every_flag_of_the_rules_has_one_value(tmp_path, keyword, allowed):
+    lines = [f"f({keyword}={value})" for value in ("True", "False", "0", "how")]
+    found = source_of(tmp_path, "\n".join(lines))
+    other = [line for line in lines if line != f"f({keyword}={allowed})"]
+    assert [fault.rpartition(" ")[2] for fault in found] == [o[2:-1] for o in other]
+    assert set(audit.FLAGS) == {"shell", "allow_pickle", "verify"}
 
 
 @pytest.mark.parametrize(
@@ -125,6 +177,24 @@ def test_every_fault_is_told(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="error: the audit found 2 faults"):
         audit.main(["audit"])
     assert capsys.readouterr().err == "one\ntwo\n"
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_versions_that_were_not_compared_are_not_called_right(
+    pinned, tmp_path, monkeypatch, capsys
+):
+    pins = tmp_path / "py00-dev.txt"
+    if pinned:
+        pins.touch()
+    monkeypatch.setattr(audit, "pin_file", lambda: pins)
+    for name in ("installed_versions", "file_faults", "source_faults"):
+        monkeypatch.setattr(audit, name, dict)
+    audit.main(["audit"])
+    said = capsys.readouterr().out
+    missing = "audit: py00-dev.txt does not exist: no versions are compared\n"
+    assert said.startswith(missing) != pinned
+    assert ("versions, installed files and source are as they" in said) == pinned
+    assert said.endswith("installed files and source are as they should be\n")
 
 
 def test_all_that_is_downloaded_has_a_checksum():

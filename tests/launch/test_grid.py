@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from darlr_jax.config import ConfigError
+from experiments import cli
 from launch import grid
 
 ROOT = pathlib.Path(grid.__file__).parent.parent
@@ -70,6 +71,20 @@ def test_official_files_are_for_the_data_sets_that_have_some():
             "--epochs=5: training.epochs=10 says something else",
         ),
         ({"epochs": 5, "overrides": ["training.epochs=7"]}, "give one of them"),
+        ({"methods": []}, r"^--methods: names none; name one at least$"),
+        ({"datasets": []}, r"^--datasets: names none"),
+        ({"methods": ["mbpo", "darlr", "mbpo"]}, "^--methods=.*: mbpo is named twice"),
+        ({"datasets": ["coat", "coat"]}, "^--datasets=coat,coat: coat is named twice"),
+        ({"sweep": {"method": ["mbpo", "dorl"]}}, "--grid=method=.*: use --methods"),
+        ({"sweep": {"dataset.name": ["coat"]}}, "dataset.name=.*: use --datasets"),
+        ({"overrides": ["method=mbpo"]}, "^--set=method=...: use --methods"),
+        (
+            {
+                "overrides": ["training.epochs=1", "selector.k_sel=3"],
+                "sweep": {"selector.k_sel": ["5"]},
+            },
+            "^--set=selector.k_sel=...: --grid sweeps selector.k_sel; give one",
+        ),
         ({"epochs": 30_000}, "training.epochs=30000: with training.steps_per_epoch"),
     ],
 )
@@ -92,6 +107,36 @@ def test_malformed_sweep(text):
 def test_sweeping_a_field_twice():
     with pytest.raises(ConfigError, match="named twice"):
         grid.parse_sweep(["a=1", "a=2"])
+
+
+@pytest.mark.parametrize("text", ["a=1,2,1", "a=1, 1"])
+def test_sweeping_a_value_twice_would_be_two_runs_in_one_directory(text):
+    with pytest.raises(ConfigError, match="1 is named twice, for one run directory"):
+        grid.parse_sweep([text])
+
+
+def test_a_tuple_is_not_cut_into_values():
+    with pytest.raises(ConfigError, match="a tuple cannot be swept; give each a grid"):
+        grid.parse_sweep(["recommender.hidden=(64,64),(32,32)"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0", "0,1,2", " 3, 4", "", "0,0", "1,01", "x", "-1", "1.5", "4294967295",
+     "4294967296", "0,", ",", "\N{SUPERSCRIPT TWO}"],
+)  # fmt: skip
+def test_seeds_are_refused_as_the_runs_would_refuse_them(text):
+    def refused(check, argument):
+        try:
+            check(argument)
+        except ConfigError as error:
+            return str(error).partition(":")[2]
+        return None
+
+    texts = [part.strip() for part in text.split(",")] if text else []
+    assert (refused(grid.require_seeds, text) is None) == (
+        refused(cli.parse_seeds, texts) is None
+    )
 
 
 def job(path, code):
@@ -145,6 +190,13 @@ def test_the_log_of_an_earlier_session_stays(tmp_path):
     for said in ("interrupted", "continued"):
         grid.run([job(tmp_path / "a", f"print('{said}')")], parallel=2)
     assert (tmp_path / "a.log").read_text() == "interrupted\ncontinued\n"
+
+
+def test_errors_of_a_job_are_in_its_log_too(tmp_path, capfd):
+    code = "import sys; print('out', flush=True); print('wrong', file=sys.stderr)"
+    assert grid.run([job(tmp_path / "a", code)], parallel=2) == []
+    assert (tmp_path / "a.log").read_text() == "out\nwrong\n"
+    assert capfd.readouterr().err == ""
 
 
 def test_a_job_that_cannot_start_costs_no_other(tmp_path):
@@ -235,6 +287,8 @@ def test_exit_status_and_the_command_that_failed(launch):
         ("--methods=darl", 1, "did you mean 'darlr'"),
         ("--workdir=~nobody_at_all/x", 1, "there is no such home folder"),
         ("stray", 1, "unexpected argument: stray"),
+        ("--methods=", 1, "--methods: names none"),
+        ("--grid=reward.lambda_u=1,1", 1, "1 is named twice"),
         ("--workdir=experiments/train.py/runs", 2, "runs: cannot start a run (Not a"),
     ],
 )
@@ -245,9 +299,16 @@ def test_bad_input_is_one_line(launch, argument, status, message):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_dry_run_refuses_seeds_too(launch):
+    done = launch("--seeds=1,1", "--dry_run")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "--seeds=1,1: expected distinct numbers\n"
+
+
 def test_help_costs_no_start_up(launch):
     done = launch("--help")
     assert "--methods" in done.stdout
+    assert "cannot be swept" in " ".join(done.stdout.split())
     code = "import sys, launch.grid; sys.exit('jax' in sys.modules)"
     check = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert check.returncode == 0

@@ -159,6 +159,23 @@ def test_what_the_slurm_job_hands_on(submit, variables, seen):
     assert done.stdout == f"srun\n{seen}\n"
 
 
+def test_the_slurm_job_works_where_it_was_submitted(submit, tmp_path):
+    done = submit({"srun": "pwd"})
+    assert done.returncode == 0, done.stderr
+    assert pathlib.Path(done.stdout.splitlines()[1]) == tmp_path.resolve()
+    outside = submit({"srun": "pwd"}, SLURM_SUBMIT_DIR="")
+    assert outside.returncode != 0
+    assert "submit this file with sbatch" in outside.stderr
+
+
+def test_slurm_may_begin_the_job_again_and_keeps_its_log():
+    """Else the job cannot queue again, or loses what the first part of it said."""
+    lines = (ROOT / "launch" / "slurm.sbatch").read_text().splitlines()
+    assert "#SBATCH --requeue" in lines
+    assert "#SBATCH --open-mode=append" in lines
+    assert any(line.startswith('cd "${SLURM_SUBMIT_DIR:?') for line in lines)
+
+
 def test_slurm_signals_what_the_grid_listens_to():
     text = (ROOT / "launch" / "slurm.sbatch").read_text()
     assert "#SBATCH --signal=USR1@900\n" in text
