@@ -23,7 +23,7 @@ from darlr_jax.evaluation.rollout import (
 from darlr_jax.experiment import init_seeds, make_run_epoch
 from darlr_jax.simulation import environment
 from darlr_jax.simulation.tables import environment_params
-from darlr_jax.types import EpisodeMetrics, Policy
+from darlr_jax.types import EMPTY, EpisodeMetrics, Policy
 from tests import reference_simulation as reference
 from tests.simulation.worlds import assemble, first_state, tiny, tiny_dataset
 
@@ -154,6 +154,31 @@ def test_evaluation_is_without_dropout():
     assert np.any(items(explore=True) != items(explore=False))
 
 
+def test_a_policy_is_shown_the_session_and_what_it_truly_paid():
+    """Its whole window, also where the exit rule remembers less; a new key a turn."""
+    config = tiny(environment__exit_window=1)
+    tables, seen = assemble(config).evaluation, []
+
+    def act(params, key, user, observation, used, scale):
+        seen.append((jax.random.key_data(key).tolist(), user, observation, scale))
+        return jnp.int32(len(seen))  # items 1, 2, ...
+
+    run = functools.partial(episode, tables=tables, mode=FB, config=config)
+    with jax.disable_jit():  # the turns are a Python loop
+        run({}, jnp.int32(4), jax.random.key(0), policy=Policy(act))
+    pays = np.asarray(tables.true_reward)[4]
+    for turn, (_, user, observation, scale) in enumerate(seen):
+        past = list(range(1, turn + 1))
+        items = reference.newest_first(past, 10, EMPTY, 3)
+        paid = reference.newest_first(
+            pays[past].tolist(), reference.START_REWARD, 0.0, 3
+        )
+        assert observation.items.tolist() == items
+        assert observation.rewards.tolist() == paid
+        assert (user, scale) == (4, tables.scale)
+    assert len(np.unique([key for key, *_ in seen], axis=0)) == len(seen) == 5
+
+
 def test_true_rewards_enter_the_state_over_their_range():
     config = tiny()
     truth = tiny_dataset(config.dataset).true_reward
@@ -230,6 +255,8 @@ def test_the_same_key_draws_the_same_users_whatever_the_method():
     ]
     assert drawn[0] == drawn[1]
     assert drawn[0][0] != drawn[0][1]
+    modes = evaluation(methods[0], 0, 1, true_reward=pays)
+    assert modes["FB_R_tra"] != modes["NX_0_R_tra"]  # users of its own for each mode
 
 
 def test_users_evaluated_in_blocks_are_evaluated_alike(monkeypatch):

@@ -75,6 +75,24 @@ def test_an_epoch_learns_and_counts(name):
     assert all(np.isfinite(values).all() for values in metrics.values())
     before = fresh(size(name), 3, 4)
     assert largest_change(before.params, states.params) > 1e-4
+    keys = [jax.random.key_data(one.key) for one in (before, states)]
+    assert np.all(np.any(keys[0] != keys[1], axis=1))  # other rows in the next update
+
+
+def test_an_epoch_is_so_many_updates_and_reports_their_means():
+    experiment = assemble(size("bcq"))
+    one = experiment.coefficients._replace(steps_per_epoch=jnp.int32(16))
+    states, history = fresh(size("bcq"), 3, 4), []
+    for _ in range(5):
+        update = compiled_updates(size("bcq"))
+        states, metrics = update(states, experiment.tables, one)
+        history.append(metrics)
+    after, found = after_one_epoch("bcq", 3, 4)
+    assert largest_change(after.params, states.params) < 1e-5
+    for name, values in found.items():
+        expected = np.mean([metrics[name] for metrics in history], axis=0)
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+        assert np.ptp([metrics[name] for metrics in history]) > 0
 
 
 def test_a_learner_is_evaluated_as_every_other():
@@ -124,6 +142,35 @@ def test_what_follows_is_seen_and_valued_by_the_target(name):
     for changed in ({"tracker": moved.tracker}, {"heads": moved.heads}):
         after = loss_of(params._replace(**changed), experiment.tables.replay)
         assert abs(after - before) > 1e-3
+
+
+def test_a_loss_sees_the_states_of_both_trackers():
+    """What follows by both, without dropout; what was shown by the online, with it."""
+    config = size("sqn", tracker__kind="transformer", tracker__dropout=0.5)
+    program, replay = assemble(config).program, assemble(config).tables.replay
+    params = nth(fresh(config, 3, 4).params, 0)
+    target = params._replace(tracker=jax.tree.map(lambda x: x + 0.1, params.tracker))
+    objective = program.objective._replace(
+        loss=lambda params, old, batch, **options: (jnp.zeros(()), {"batch": batch})
+    )
+    program = program._replace(objective=objective)
+
+    @jax.jit
+    def states(key):
+        sample = draw(key, replay, size=16, window=3, n=3, num_items=10)
+        bound = {"scale": replay.scale, "program": program}
+        seen = program.tracker.apply
+        expected = (
+            seen(params.tracker, sample.observation, replay.scale, key),
+            seen(params.tracker, sample.following, replay.scale),
+            seen(target.tracker, sample.following, replay.scale),
+        )
+        return loss(params, target, sample, key, **bound)[1]["batch"], expected
+
+    found, expected = states(jax.random.key(0))
+    for one, two in zip(found[:3], expected, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+    assert np.abs(found.following - found.old_following).max() > 1e-2
 
 
 @pytest.mark.parametrize("trained", [True, False])

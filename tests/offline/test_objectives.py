@@ -152,6 +152,18 @@ def test_targets_are_constants_and_ends_are_worth_nothing(name):
     assert there == elsewhere
 
 
+@pytest.mark.parametrize("name", SLOW)
+def test_the_target_network_is_asked_in_the_states_of_its_own_tracker(name):
+    """Its states numbered otherwise, and its tables with them: nothing changes."""
+    params, old, data = random_case(name)
+    expected, _ = compute(name, params, old, data, OfflineConfig())
+    number = np.roll(np.arange(STATES), 2)  # of each state, to the target's tracker
+    old = {head: table[np.argsort(number)] for head, table in old.items()}
+    data = data._replace(old_following=jnp.asarray(number)[data.following])
+    value, _ = compute(name, params, old, data, OfflineConfig())
+    assert value == pytest.approx(expected, rel=1e-6)
+
+
 # --- worked numbers -------------------------------------------------------------------
 
 
