@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -36,12 +36,15 @@ from darlr_jax.runs.breadth import (
     breadth_table,
 )
 from darlr_jax.runs.comparison import (
+    Outcome,
     comparison_table,
-    other_data,
+    outcomes_of,
     paired,
-    refits,
+    probability_note,
     repeats_table,
     require_one_matrix,
+    reservations,
+    standing_on,
     users_compared,
     with_matrix,
 )
@@ -208,7 +211,7 @@ def _paired_tables(group: Group, published: PublishedScores) -> dict[str, str]:
     table = comparison_table(outcomes, published)
     notes = _notes(group, [*group.methods, *group.others])
     made = {
-        f"{name}_paired.md": _text(table, notes),
+        f"{name}_paired.md": _text(table, [*probability_note(table), *notes]),
         f"{name}_paired.csv": to_csv(with_matrix(table, group.truth)),
     }
     claimed = claims.claims_table(outcomes, published)
@@ -224,7 +227,9 @@ def _breadth_tables(group: Group) -> dict[str, str]:
     seeds = breadth_seeds(group.runs)
     if seeds.empty:
         return {}
-    rows, notes = breadth_rows(seeds), [breadth_note(seeds), *_payer(group.truth)]
+    rows = breadth_rows(seeds)
+    shown = _outcomes_called(set(rows["row"]), group)
+    notes = [breadth_note(seeds), *reservations(shown, group.truth)]
     return {
         f"{group.name}_breadth.md": _text(breadth_table(rows), notes),
         f"{group.name}_breadth_rows.md": _text(rows, notes),
@@ -269,7 +274,18 @@ def _repeats_table(group: Group, again: Group, second: Second) -> str:
             "both: of each seed, or the mean of its two where it has two; ± 95 % (t): "
             "half of Student's."
         )
-    return _text(table, notes + _payer(truth))
+    shown = {*table.get("row", ()), second.against}
+    outcomes = [
+        outcome._replace(row=outcome.row._replace(name=f"{folder}{outcome.row.name}"))
+        for folder, each in (("", group), (f"{again.name}/", again))
+        for outcome in _outcomes_called(shown, each)
+    ]
+    return _text(table, notes + reservations(outcomes, truth))
+
+
+def _outcomes_called(names: Collection[str], group: Group) -> list[Outcome]:
+    """The runs of these names, as rows beside no other."""
+    return outcomes_of([run for run in group.runs if run.name in names], None)
 
 
 def _from_method(run: FinishedRun, method: FinishedRun | None) -> dict[str, Any]:
@@ -286,13 +302,8 @@ def _from_method(run: FinishedRun, method: FinishedRun | None) -> dict[str, Any]
 def _notes(group: Group, runs: Sequence[FinishedRun]) -> list[str]:
     """What all rows changed of their presets, and what they stand on."""
     shared = in_words(shared_changes(run.config for run in runs))
-    notes = [f"All rows: {shared}."] * bool(shared) + _payer(group.truth)
-    notes += refits((run.name, run.config, run.fit) for run in runs)
-    return notes + other_data((run.name, run.config, run.data) for run in runs)
-
-
-def _payer(truth: str | None) -> list[str]:
-    return [] if truth is None else [f"Evaluation pays: {truth}."]
+    notes = [f"All rows: {shared}."] * bool(shared)
+    return notes + standing_on(outcomes_of(runs, None), group.truth)
 
 
 def _text(table: pd.DataFrame, notes: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from darlr_jax.runs.directory import RunError
 from experiments.make_tables import PAGES, SECONDS, files_of, fill
 
 ROOT = pathlib.Path(__file__).parent.parent
-A_FRAME, A_RUN = 35_000, 30_000  # bytes of a page: some tell one run, some fifty
+A_FRAME, A_RUN = 45_000, 30_000  # bytes of a page: some tell one run, some fifty
 DATASETS = sorted(path.name for path in (ROOT / "results" / "raw").iterdir())
 
 

@@ -114,7 +114,8 @@ def paired_scores(
 
     Of all users where both have it: in an epoch runs of one seed meet the same users
     with the same random numbers, so nothing but the policies differs. Otherwise of the
-    users drawn, who are the same as well.
+    users drawn, who are the same as well where both draw as many
+    (`evaluation.episodes`); tables of others say so (`other_draws`).
     """
     both = ALL_USERS in first.columns and ALL_USERS in second.columns
     epochs = min(first["epoch"].max(), second["epoch"].max())
@@ -332,6 +333,72 @@ def other_data(rows: Iterable[tuple[str, ExperimentConfig, str | None]]) -> list
         f"version, than most rows here: {'; otherwise still: '.join(names)}."
         for names in _unlike_most((name, c.dataset, data) for name, c, data in rows)
     ]
+
+
+def standing_on(outcomes: Sequence[Outcome], truth: str | None) -> list[str]:
+    """What rows of a table stand on, in sentences beneath it; none where all is alike.
+
+    Args:
+      outcomes: the rows; of those that have not finished `Outcome.metrics` is None.
+      truth: which matrix pays the evaluation, None where no run says so.
+    """
+    notes = reservations(outcomes, truth)
+    notes += refits((o.row.name, o.config, o.fit) for o in outcomes)
+    return notes + other_data((o.row.name, o.config, o.data) for o in outcomes)
+
+
+def reservations(outcomes: Iterable[Outcome], truth: str | None) -> list[str]:
+    """`standing_on` without fits and data: which matrix paid what, and what is cut."""
+    done = [outcome for outcome in outcomes if outcome.metrics is not None]
+    return [*_payer(done, truth), *_unfinished(done), *other_draws(done)]
+
+
+def _payer(outcomes: Sequence[Outcome], truth: str | None) -> list[str]:
+    """Which matrix pays, and which rows do not say that they are paid by it."""
+    if truth is None:
+        return []
+    silent = [outcome.row.name for outcome in outcomes if outcome.truth is None]
+    unknown = f"Which matrix paid is not recorded of: {', '.join(silent)}."
+    return [f"Evaluation pays: {truth}.", *[unknown] * bool(silent)]
+
+
+def _unfinished(outcomes: Sequence[Outcome]) -> list[str]:
+    """The rows that have not all their epochs; means of fewer are of other policies."""
+    named = []
+    for row, config, metrics, *_ in outcomes:
+        assert metrics is not None
+        done, wanted = int(metrics["epoch"].max()), config.training.epochs
+        if done < wanted:
+            named.append(f"{row.name} ({done} of {wanted} epochs)")
+    return [f"Unfinished: {', '.join(named)}."] * bool(named)
+
+
+def other_draws(outcomes: Sequence[Outcome]) -> list[str]:
+    """A sentence about rows that draw another number of users, where it matters.
+
+    It does where some row has not all users: `paired_scores` is then of those drawn.
+    """
+    tables = [outcome.metrics for outcome in outcomes]
+    if all(metrics is None or ALL_USERS in metrics.columns for metrics in tables):
+        return []
+    rows = (
+        (o.row.name, o.config.dataset, o.config.evaluation.episodes) for o in outcomes
+    )
+    return [
+        "Of another number of users drawn (evaluation.episodes) than most rows here, "
+        "and so paired by seed but not by user, unless both have all users: "
+        f"{'; of a further one: '.join(names)}."
+        for names in _unlike_most((name, data, str(n)) for name, data, n in rows)
+    ]
+
+
+def probability_note(table: pd.DataFrame) -> list[str]:
+    """How to read an interval of "P(better)" without width, where it is a column."""
+    said = (
+        "P(better): [1.00, 1.00], or [0.00, 0.00], means that the scores of these few "
+        "seeds do not overlap; it is no certainty."
+    )
+    return [said] * ("P(better)" in table.columns)
 
 
 def _unlike_most(rows: Iterable[tuple[str, Any, str | None]]) -> Iterator[list[str]]:

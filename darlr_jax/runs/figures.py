@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,13 @@ import pandas as pd
 
 from darlr_jax.runs import plots
 from darlr_jax.runs.columns import ALL_USERS, SCORE
-from darlr_jax.runs.comparison import Outcome, interval, paired, users_compared
+from darlr_jax.runs.comparison import (
+    Outcome,
+    Pair,
+    interval,
+    paired,
+    users_compared,
+)
 from darlr_jax.runs.plans import Plan
 from darlr_jax.runs.published import PublishedScores
 from darlr_jax.runs.results import epoch_mean, published_score
@@ -118,11 +124,18 @@ def legend_beneath(figure: Any, axis: Any, columns: int = 5) -> None:
 def _draw_scores(
     plan: Plan, outcomes: Sequence[Outcome], published: PublishedScores, name: str
 ) -> Any | None:
-    """A line a row: mean and interval over seeds, and the published score."""
-    figure = plots.new_figure(8.0, 1.2 + 0.32 * len(outcomes), name)
+    """A line a row: mean and interval over seeds, and the published score.
+
+    Beside them the differences to the rows of "against", over the epochs that both
+    have: rows with fewer epochs than others cannot be compared by their means.
+    """
+    pairs = _pairs_of(outcomes)
+    figure = plots.new_figure(12.0 if pairs else 8.0, 1.2 + 0.32 * len(outcomes), name)
     if figure is None:
         return None
-    axis = figure.subplots()
+    axis, *beside_it = figure.subplots(
+        1, 2 if pairs else 1, sharey=True, squeeze=False
+    )[0]
     for place, outcome in enumerate(outcomes):
         assert outcome.metrics is not None
         scores = published_score(outcome.metrics)
@@ -135,11 +148,54 @@ def _draw_scores(
     label = "published (one seed)" if np.isfinite(beside).any() else None
     hollow = {"mfc": "white", "mec": COLOURS[1], "ms": 6}
     axis.plot(beside, range(len(outcomes)), "D", label=label, **hollow)
-    axis.set_yticks(range(len(outcomes)), [outcome.row.name for outcome in outcomes])
-    axis.invert_yaxis()
+    axis.set_yticks(range(len(outcomes)), _names_and_epochs(outcomes))
+    axis.set_ylim(len(outcomes) - 0.5, -0.5)  # the first row is the uppermost
     finish(axis, plan.title, _SCORE_LABEL, "")
+    for right in beside_it:
+        _draw_pairs(right, outcomes, pairs)
     legend_beneath(figure, axis)
     return figure
+
+
+def _pairs_of(outcomes: Sequence[Outcome]) -> dict[str, Pair]:
+    """Row -> its difference to the row of "against", where both are there."""
+    metrics = {outcome.row.name: outcome.metrics for outcome in outcomes}
+    pairs: dict[str, Pair] = {}
+    for name, other in ((o.row.name, o.row.against or "") for o in outcomes):
+        first, second = metrics[name], metrics.get(other)
+        if first is not None and second is not None and name != other:
+            pair = paired(first, second)
+            pairs |= {} if pair is None else {name: pair}
+    return pairs
+
+
+def _names_and_epochs(outcomes: Sequence[Outcome]) -> list[str]:
+    """What rows are called; beside it their epochs, where not all have as many."""
+    epochs = [int(o.metrics["epoch"].max()) for o in outcomes if o.metrics is not None]
+    if len(set(epochs)) == 1:
+        return [outcome.row.name for outcome in outcomes]
+    return [
+        f"{outcome.row.name}, {count} epochs"
+        for outcome, count in zip(outcomes, epochs, strict=True)
+    ]
+
+
+def _draw_pairs(
+    axis: Any, outcomes: Sequence[Outcome], pairs: Mapping[str, Pair]
+) -> None:
+    """The differences, each at its row, beside the line where there is none."""
+    for place, outcome in enumerate(outcomes):
+        pair = pairs.get(outcome.row.name)
+        if pair is not None:
+            differences = list(pair.differences.values())
+            axis.plot(differences, [place] * len(differences), "o", ms=4, lw=0,
+                      color=COLOURS[0], alpha=0.35)  # fmt: skip
+            _error_bar(axis, pair.difference, place, None)
+    axis.axvline(0, color="black", lw=0.8)
+    others = dict.fromkeys(o.row.against for o in outcomes if o.row.name in pairs)
+    title = f"Less {', '.join(map(str, others))}, paired by seed"
+    finish(axis, title, "difference in R_tra, over common epochs", "")
+    axis.tick_params(left=False)
 
 
 def _error_bar(axis: Any, score: Any, place: float, label: str | None) -> None:

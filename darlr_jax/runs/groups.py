@@ -67,7 +67,8 @@ def read_group(folder: str | os.PathLike[str]) -> Group:
 
     Raises:
       RunError: there are no runs, they are of several data sets or are paid by several
-        test matrices, one failed or is malformed, or another folder is no run.
+        test matrices, one failed, is malformed or is called as a method that it is not
+        of, or another folder is no run.
     """
     folder = pathlib.Path(folder)
     paths = [path for path in folder.glob("*") if path.is_dir() and _is_run(path)]
@@ -76,11 +77,22 @@ def read_group(folder: str | os.PathLike[str]) -> Group:
     order = {name: place for place, name in enumerate(METHODS)}
     paths.sort(key=lambda path: (order.get(path.name, len(order)), path.name))
     runs = tuple(map(read_run, paths))
+    for run in runs:
+        _require_its_method(run)
     dataset, *others = sorted({run.config.dataset.name for run in runs})
     if others:
         raise RunError(f"{folder}: holds runs of {dataset} and {', '.join(others)}")
     truth = require_one_matrix({run.name: run.ground_truth for run in runs})
     return Group(folder.name, dataset, runs, truth, whole_plans(dataset, runs))
+
+
+def _require_its_method(run: FinishedRun) -> None:
+    """Refuses a run in the directory of another method: tables call it by that."""
+    if run.name in METHODS and run.name != run.config.method:
+        raise RunError(
+            f"{run.path}: is called as a method and holds a run of "
+            f"{run.config.method}; rename it, or bring back the run of that name"
+        )
 
 
 def _is_run(path: pathlib.Path) -> bool:

@@ -75,7 +75,8 @@ def figure(drawn: Any | None, name: str, caption: str) -> str:
     """
     if drawn is None:
         return "" if plots.installed() else _NO_MATPLOTLIB
-    svg = plots.to_svg(drawn, name)
+    told = f"<svg role='img' aria-label='{esc(caption)}' "
+    svg = plots.to_svg(drawn, name).replace("<svg ", told, 1)
     return f"<figure>{svg}<figcaption>{esc(caption)}</figcaption></figure>"
 
 

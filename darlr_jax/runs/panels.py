@@ -33,6 +33,7 @@ class Panel(NamedTuple):
     left: tuple[str, ...]
     right: tuple[str, ...] = ()
     logarithmic: bool = False
+    is_share: bool = False  # of a whole: the axis is that of 0 to 1
 
     def columns(self, metrics: pd.DataFrame) -> list[str]:
         """Those against the left axis that `metrics` has; without any, no panel."""
@@ -76,19 +77,18 @@ PANELS = (
         "What the critics foresee",
         "Share of the returns' variance that the values explain. Near zero advantages "
         "are noise: states do not tell how much of an episode is left.",
-        ("recommender_explained_variance",),
-        ("selector_explained_variance",),
+        ("recommender_explained_variance", "selector_explained_variance"),
+        is_share=True,
     ),
     Panel(
         "Entropy of the policies",
         "Nats. Near zero a policy has stopped trying anything else.",
-        ("recommender_entropy",),
-        ("selector_entropy",),
+        ("recommender_entropy", "selector_entropy"),
     ),
     Panel(
         "Whom the selector picks",
         "Effective number of users picked, and the share of the picks that are among "
-        "the k nearest users.",
+        "the k nearest users (by chance it is K_sel / (users - 1)).",
         ("effective_users_picked",),
         ("knn_overlap",),
     ),
@@ -190,11 +190,15 @@ def draw_panel(axis: Any, panel: Panel, metrics: pd.DataFrame) -> None:
         curves = seed_curves(metrics, name)
         if logarithmic:  # P'_U is 0 in an epoch without first visits
             curves = curves.where(curves > 0)
-        draw_band(axis, curves, _words(name), COLOURS[number])
+        style = "--" if number else "-"  # lines that lie on each other are seen
+        draw_band(axis, curves, _words(name), COLOURS[number], ls=style)
     whole_epochs(axis)
     finish(axis, panel.title, "epoch", _words(left[0]) if len(left) == 1 else "")
     if logarithmic:
         axis.set_yscale("log")
+    if panel.is_share:
+        low, high = axis.get_ylim()
+        axis.set_ylim(min(0.0, low), max(1.0, high))
     if right:
         other = axis.twinx()
         for number, name in enumerate(right, start=len(left)):

@@ -11,8 +11,8 @@ import pandas as pd
 from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
-    other_data,
-    refits,
+    probability_note,
+    standing_on,
     users_compared,
     where_it_helps,
     with_matrix,
@@ -70,7 +70,7 @@ def plan_texts(table: PlanTable) -> dict[str, str]:
     twin = any(outcome.config.dataset.twin for outcome in table.outcomes)
     title = f"{plan.title} (a generated twin)" if twin else plan.title
     notes = [f"[ ]: {_BOOTSTRAP}; ± (t): half of Student's, {_SAFER}."]
-    notes += [_paired(table), *_notes(table)]
+    notes += [_paired(table), *probability_note(rows), *_notes(table)]
     lines = [f"# {title}\n", to_markdown(rows), "", *notes]
     return {
         ".md": "\n".join(lines) + "\n",
@@ -166,10 +166,7 @@ def _notes(table: PlanTable) -> list[str]:
         notes.append(f"Left out, the same here: {'; '.join(plan.left_out)}.")
     if shared := shared_changes(outcome.config for outcome in table.outcomes):
         notes.append(f"All rows: {in_words(shared)}.")
-    if table.truth is not None:
-        notes.append(f"Evaluation pays: {table.truth}.")
-    notes += refits((o.row.name, o.config, o.fit) for o in table.outcomes)
-    notes += other_data((o.row.name, o.config, o.data) for o in table.outcomes)
+    notes += standing_on(table.outcomes, table.truth)
     if "published" in rows:
         beside = set(rows.loc[rows["published"].notna(), "row"])
         notes += faults(o.row.method for o in table.outcomes if o.row.name in beside)

@@ -17,12 +17,12 @@ from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
     interval,
-    other_data,
-    refits,
+    probability_note,
+    standing_on,
     users_compared,
 )
 from darlr_jax.runs.costs import costs_of, each_once, sessions_that_trained
-from darlr_jax.runs.directory import RunDirectory, load_config, read_json
+from darlr_jax.runs.directory import RunDirectory, RunError, load_config, read_json
 from darlr_jax.runs.error_figures import (
     Picture,
     alike,
@@ -49,6 +49,7 @@ from darlr_jax.runs.results import (
     FinishedRun,
     cell,
     epoch_mean,
+    failures_of,
     final_policy,
     last_quarter,
     load_metrics,
@@ -56,7 +57,7 @@ from darlr_jax.runs.results import (
     published_score,
 )
 from darlr_jax.runs.statistics import Interval
-from darlr_jax.runs.symptoms import PATIENCE, find_symptoms
+from darlr_jax.runs.symptoms import PATIENCE, find_symptoms, rules_for
 
 
 def run_report(run_dir: str | os.PathLike[str], published: PublishedScores) -> str:
@@ -68,7 +69,7 @@ def run_report(run_dir: str | os.PathLike[str], published: PublishedScores) -> s
     path = pathlib.Path(run_dir)
     run = RunDirectory(path)
     record = read_json(run.run_file)
-    failed = record.get("failed_seeds", [])
+    failed = failures_of(record, run.run_file)
     outcome = Outcome(
         Row(path.name, (config := load_config(path)).method),
         config,
@@ -151,7 +152,13 @@ _ESTIMATES = (
     "method asks reference users, what these answered: for the items that were "
     "recommended, and for items drawn at random in the same states."
 )
-_SCORES = "Mean over all epochs of NX_0 R_tra, as published."
+_OF_CALIBRATION = ("held_out", "true_matrix")
+_OF_ESTIMATES = ("epoch", "users", "seeds", "recommended", "other", "by_seed")
+_SCORES = (
+    "Left: mean over all epochs of NX_0 R_tra, as published; rows with other numbers "
+    "of epochs cannot be compared by it. Right, where rows have a pair: differences "
+    "between runs of one seed, over the epochs that both have."
+)
 _COMPARED = (
     "Left: means over seeds. Right: differences between runs of one seed, which "
     "met the same users with the same random numbers."
@@ -195,9 +202,7 @@ def _overview(
     shared = in_words(shared_changes(outcome.config for outcome in outcomes))
     notes = [_LEGEND.format(users=users_compared(o.metrics for o in outcomes))]
     notes += [f"All runs: {shared}."] * bool(shared)
-    notes += [f"Evaluation pays: {group.truth}."] * (group.truth is not None)
-    notes += refits((o.row.name, o.config, o.fit) for o in outcomes)
-    notes += other_data((o.row.name, o.config, o.data) for o in outcomes)
+    notes += [*probability_note(table), *standing_on(outcomes, group.truth)]
     return [
         _plan_figure(plan, outcomes, published),
         _plan_figure(curves, outcomes, published),
@@ -337,20 +342,27 @@ def _symptoms(outcome: Outcome, record: Mapping[str, Any]) -> str:
         for rule, texts in rules.items()
     )
     epochs = int(_metrics(outcome)["epoch"].max())
-    none = "None of the rules of diverging critics, collapsed policies and selections, "
-    none += f"early termination and reward hacking holds in {epochs} epochs."
+    judged, others = rules_for(_metrics(outcome).columns, _k_sel(outcome))
+    none = "" if items else f"No rule holds in {epochs} epochs. "
+    note = f"Judged: {', '.join(judged) or 'nothing'}.{note}"
+    if others:
+        note += (
+            f" Not judged (not of this method, or not recorded): {', '.join(others)}."
+        )
     if epochs < 2 * PATIENCE:
         note += f" Rules need {PATIENCE} to {2 * PATIENCE} epochs; here are {epochs}."
-    said = "" if items else none
-    return f"<ul class='findings'>{items}</ul>{pages.note(said + note)}"
+    return f"<ul class='findings'>{items}</ul>{pages.note(none + note)}"
 
 
 def _found_today(outcome: Outcome) -> list[dict[str, Any]]:
-    config = outcome.config
-    learned = config.reward.has_selector
     rows: list[Any] = _metrics(outcome).to_dict("records")
-    k_sel = config.selector.k_sel if learned else None
-    return [symptom._asdict() for symptom in find_symptoms(rows, k_sel)]
+    return [symptom._asdict() for symptom in find_symptoms(rows, _k_sel(outcome))]
+
+
+def _k_sel(outcome: Outcome) -> int | None:
+    """Users that a learned selector picks; None where nothing is picked."""
+    config = outcome.config
+    return config.selector.k_sel if config.reward.has_selector else None
 
 
 def _training_panels(metrics: pd.DataFrame) -> str:
@@ -385,7 +397,7 @@ def _world_model(run: RunDirectory, config: ExperimentConfig) -> str:
 
 def _calibration(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
     """calibration.json, without what older runs have of variances nobody predicted."""
-    calibration = read_json(run.calibration)
+    calibration = _read_whole(run.calibration, _OF_CALIBRATION)
     if config.world_model.predicts_variance:
         return calibration
     of_variance = ("variance", "coverage", "z_score")
@@ -393,6 +405,21 @@ def _calibration(run: RunDirectory, config: ExperimentConfig) -> dict[str, Any]:
         for name in of_variance:
             calibration[part].pop(name, None)
     return calibration
+
+
+def _read_whole(file: pathlib.Path, names: Sequence[str]) -> dict[str, Any]:
+    """The object in a file of measurements.
+
+    Raises:
+      RunError: it cannot be read, or has not all of the names.
+    """
+    content = read_json(file)
+    absent = [name for name in names if name not in content]
+    if absent:
+        raise RunError(
+            f"{file}: has no {', '.join(absent)}; bring back a copy, or take it away"
+        )
+    return content
 
 
 def _measured(calibration: Mapping[str, Any]) -> str:
@@ -441,7 +468,7 @@ def _estimates(run: RunDirectory) -> str:
             run.estimates, "it is written behind the last epoch of agents that learn "
             "from estimates; the run is older, unfinished, or of another kind"
         )  # fmt: skip
-    estimates = read_json(run.estimates)
+    estimates = _read_whole(run.estimates, _OF_ESTIMATES)
     pictures = _drawn(estimate_pictures(estimates), "estimates")
     about = (
         f"After epoch {estimates['epoch']}, {estimates['users']:,} users played one "
@@ -584,7 +611,7 @@ def _run_details(finished: FinishedRun) -> str:
         _measured(_calibration(run, finished.config))
         if run.calibration.exists()
         else _not_recorded(run.calibration, "the run is older, or had no world model"),
-        pages.table(estimate_table(read_json(run.estimates)))
+        pages.table(estimate_table(_read_whole(run.estimates, _OF_ESTIMATES)))
         if run.estimates.exists()
         else _not_recorded(run.estimates, "the run is older, or of another kind"),
     ]

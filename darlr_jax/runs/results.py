@@ -13,7 +13,8 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,16 @@ _T_975 = (
     *(12.70620, 4.30265, 3.18245, 2.77645, 2.57058),
     *(2.44691, 2.36462, 2.30600, 2.26216, 2.22814),
 )
+_KEYS = ("seed", "epoch")  # of a row of metrics.csv; whole numbers
+_SCORES = tuple(f"{mode}_R_tra" for mode in MODES)  # that every run has
+# What cannot be undefined, or infinite: rewards and lengths of episodes, and what they
+# took. Of other columns not even a name is known here.
+_FINITE = ("seconds", "env_steps")
+_FINITE_ENDS = ("_R_tra", "_len_tra", "_R_each")  # in any mode, of all users too
+# No part of a number as the writer spells it: float() takes "7_3", "nan" and the digits
+# of every script.
+_ODD = re.compile(r"[^0-9eE.+,-]")
+_RESTORE = "bring back a copy, or start over with --overwrite"
 
 
 class FinishedRun(NamedTuple):
@@ -68,13 +79,33 @@ def read_run(run_dir: str | os.PathLike[str]) -> FinishedRun:
     """Reads a run that has not failed.
 
     Raises:
-      RunError: it, or some of its seeds, failed, or it is malformed.
+      RunError: it, or some of its seeds, failed; it is malformed; or its files do not
+        belong together.
     """
     require_whole(run_dir)
     run = RunDirectory(run_dir)
     config, metrics = load_config(run.path), load_metrics(run.path)
     record = read_json(run.run_file)
+    _require_its_epochs(run.path, record, config, metrics)
     return FinishedRun(run.path, config, metrics, record, fit_of(run.path))
+
+
+def _require_its_epochs(
+    path: pathlib.Path,
+    record: Mapping[str, Any],
+    config: ExperimentConfig,
+    metrics: pd.DataFrame,
+) -> None:
+    """Refuses a run that calls itself finished and is not, or has too many epochs."""
+    done, wanted = int(metrics["epoch"].max()), config.training.epochs
+    status = record.get("status")
+    if not isinstance(status, str):
+        raise RunError(f"{path / 'run.json'}: has no status; {_RESTORE}")
+    if done > wanted or (status == "finished" and done < wanted):
+        raise RunError(
+            f"{path}: is {status}, and metrics.csv has {done} epochs of the {wanted} "
+            f"that config.json asks for; one of them is of another run: {_RESTORE}"
+        )
 
 
 def fit_of(run_dir: str | os.PathLike[str]) -> str | None:
@@ -89,7 +120,10 @@ def fit_of(run_dir: str | os.PathLike[str]) -> str | None:
     file = RunDirectory(run_dir).world_model
     if not file.exists():
         return None
-    return digest_of_fit(read_json(file))
+    report = read_json(file)
+    if not _are_objects(report.get("epochs", [])):
+        raise RunError(f"{file}: epochs is no list of JSON objects; {_RESTORE}")
+    return digest_of_fit(report)
 
 
 def digest_of_fit(report: Mapping[str, Any]) -> str:
@@ -119,39 +153,30 @@ def load_metrics(
       without: seeds to leave out; those that failed have fewer epochs.
 
     Raises:
-      RunError: metrics.csv is missing, malformed or incomplete, or metrics.jsonl has
+      RunError: metrics.csv is missing, malformed or incomplete, has not the seeds that
+        run.json names or numbers that contradict each other, or metrics.jsonl has
         other numbers: where, and how.
     """
     run = RunDirectory(run_dir)
     file = run.metrics_csv
-    text = read_text(file)
-    lines = text.splitlines()
-    if len(lines) < 2:
-        raise RunError(f"{file}: holds no epoch yet")
-    if not text.endswith("\n"):
-        raise RunError(f"{file}: the last line is cut short; resume the run to mend it")
-    header = lines[0].split(",")
-    rows = [
-        _numbers(line.split(","), header, f"{file}, line {number}")
-        for number, line in enumerate(lines[1:], start=2)
-    ]
-    metrics = pd.DataFrame(rows, columns=header)
-    for name in ("seed", "epoch", *(f"{mode}_R_tra" for mode in MODES)):
-        if name not in metrics.columns:
-            raise RunError(f"{file}: has no column {name}")
-        if metrics[name].isna().any():
-            raise RunError(f"{file}: column {name} has empty cells")
-    metrics = metrics.astype({"seed": int, "epoch": int})
-    metrics = metrics.sort_values(["seed", "epoch"], ignore_index=True)
-    metrics = metrics[~metrics["seed"].isin(without)].reset_index(drop=True)
-    if metrics.empty:
+    lines = _whole_lines(file)
+    by_line = _numbers(lines, file)
+    _require_finite(by_line, _KEYS, file)
+    _require_whole_numbers(by_line, file)
+    by_line = by_line.astype(dict.fromkeys(_KEYS, int)).sort_values([*_KEYS])
+    by_line = by_line[~by_line["seed"].isin(without)]
+    if by_line.empty:
         raise RunError(f"{file}: no seed is left that has not failed")
+    _require_finite(by_line, filter(_is_finite, by_line.columns), file)
+    metrics = by_line.reset_index(drop=True)
     for seed, epochs in metrics.groupby("seed")["epoch"]:
         if list(epochs) != list(range(1, len(epochs) + 1)):
             raise RunError(f"{file}: seed {seed} has missing or repeated epochs")
     if metrics.groupby("seed").size().nunique() != 1:
         raise RunError(f"{file}: the seeds have different numbers of epochs")
+    _require_seeds(run, metrics, without)
     require_agreement(run, lines)
+    _require_one_source(metrics, file)
     return metrics
 
 
@@ -159,23 +184,62 @@ def require_whole(run_dir: str | os.PathLike[str]) -> None:
     """Refuses a run that failed, or of which seeds failed: the rest is no result.
 
     Raises:
-      RunError: what failed, and what to do.
+      RunError: what failed, and what to do; or run.json is malformed.
     """
     run = RunDirectory(run_dir)
     record = read_json(run.run_file)
-    if failed := record.get("failed_seeds"):
+    if failed := failures_of(record, run.run_file):
         first = failed[0]
         raise RunError(
-            f"{run.path}: {len(failed)} of {len(record['seeds'])} seeds failed (seed "
-            f"{first['seed']}: {first['term']} is {first['value']} in epoch "
-            f"{first['epoch']}); mend the cause and run it again with --overwrite, or "
-            "take it away"
+            f"{run.path}: {len(failed)} of {len(seeds_of(record, run.run_file))} seeds "
+            f"failed (seed {first['seed']}: {first['term']} is {first['value']} in "
+            f"epoch {first['epoch']}); mend the cause and run it again with "
+            "--overwrite, or take it away"
         )
     if record.get("status") == "failed":
         raise RunError(
             f"{run.path}: the run failed; mend the cause and run the same command "
             "again, which continues it, or take it away"
         )
+
+
+def failures_of(record: Mapping[str, Any], file: pathlib.Path) -> list[dict[str, Any]]:
+    """What run.json says of each seed that failed (`failures.Failure`), none in older.
+
+    Args:
+      record: its content.
+      file: where that is from, for an error.
+
+    Raises:
+      RunError: it says so in another form.
+    """
+    failed = record.get("failed_seeds") or []
+    said = {"seed", "epoch", "term", "value"}
+    if not _are_objects(failed) or not all(said <= each.keys() for each in failed):
+        raise RunError(
+            f"{file}: failed_seeds is {failed!r}, expected a list of objects with "
+            f"{', '.join(sorted(said))}; {_RESTORE}"
+        )
+    return failed
+
+
+def seeds_of(record: Mapping[str, Any], file: pathlib.Path) -> list[int]:
+    """The seeds that run.json names.
+
+    Args:
+      record: its content.
+      file: where that is from, for an error.
+
+    Raises:
+      RunError: it names none, or something else.
+    """
+    seeds = record.get("seeds")
+    # True and False are whole numbers to Python.
+    if not (isinstance(seeds, list) and seeds and {*map(type, seeds)} == {int}):
+        raise RunError(
+            f"{file}: seeds is {seeds!r}, expected a list of whole numbers; {_RESTORE}"
+        )
+    return seeds
 
 
 def published_score(metrics: pd.DataFrame) -> pd.Series:
@@ -290,10 +354,44 @@ def to_markdown(table: pd.DataFrame, digits: int = 2) -> str:
     )
 
 
-def _numbers(cells: list[str], header: list[str], place: str) -> list[float]:
+def _are_objects(value: object) -> bool:
+    """Whether it is a list of JSON objects."""
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
+
+
+def _whole_lines(file: pathlib.Path) -> list[str]:
+    """Header and rows of metrics.csv."""
+    text = read_text(file)
+    lines = text.splitlines()
+    if len(lines) < 2:
+        raise RunError(f"{file}: holds no epoch yet")
+    if not text.endswith("\n"):
+        raise RunError(f"{file}: the last line is cut short; resume the run to mend it")
+    return lines
+
+
+def _numbers(lines: Sequence[str], file: pathlib.Path) -> pd.DataFrame:
+    """The rows of metrics.csv as they stand there; the index counts its lines."""
+    header = lines[0].split(",")
+    for name in header:
+        if header.count(name) > 1:
+            raise RunError(f"{file}, line 1: names column {name!r} twice; {_RESTORE}")
+    for name in (*_KEYS, *_SCORES):
+        if name not in header:
+            raise RunError(f"{file}: has no column {name}")
+    numbered = list(enumerate(lines[1:], start=2))
+    rows = [_row(line, header, f"{file}, line {n}") for n, line in numbered]
+    return pd.DataFrame(rows, [number for number, _ in numbered], header)
+
+
+def _row(line: str, header: Sequence[str], place: str) -> list[float]:
     """One line of metrics.csv. pandas would fill up a line that is too short."""
+    cells = line.split(",")
     if len(cells) != len(header):
         raise RunError(f"{place}: {len(cells)} cells, expected {len(header)}")
+    if odd := _ODD.search(line):
+        column = line[: odd.start()].count(",")
+        raise RunError(f"{place}: {header[column]} is {cells[column]!r}, no number")
     numbers = []
     for name, cell in zip(header, cells, strict=True):
         try:
@@ -301,6 +399,78 @@ def _numbers(cells: list[str], header: list[str], place: str) -> list[float]:
         except ValueError as error:
             raise RunError(f"{place}: {name} is {cell!r}, no number") from error
     return numbers
+
+
+def _is_finite(column: str) -> bool:
+    """Whether a column of metrics.csv may not be empty or infinite."""
+    return column in _FINITE or column.endswith(_FINITE_ENDS)
+
+
+def _require_finite(
+    by_line: pd.DataFrame, columns: Iterable[str], file: pathlib.Path
+) -> None:
+    names = [*columns]
+    values = by_line[names].to_numpy()
+    for row, column in np.argwhere(~np.isfinite(values))[:1]:
+        value = float(values[row, column])
+        raise RunError(
+            f"{file}, line {by_line.index[row]}: {names[column]} is "
+            f"{'empty' if math.isnan(value) else value}, expected a finite number; "
+            f"{_RESTORE}"
+        )
+
+
+def _require_whole_numbers(by_line: pd.DataFrame, file: pathlib.Path) -> None:
+    """Refuses a seed or epoch that would be cut to another one."""
+    for name in _KEYS:
+        values = by_line[name].to_numpy()
+        odd = (values != np.floor(values)) | (np.abs(values) >= 2**53)
+        for place in np.flatnonzero(odd)[:1]:
+            raise RunError(
+                f"{file}, line {by_line.index[place]}: {name} is {values[place]}, "
+                f"expected a whole number; {_RESTORE}"
+            )
+
+
+def _require_seeds(
+    run: RunDirectory, metrics: pd.DataFrame, without: Collection[int]
+) -> None:
+    """Refuses metrics without a seed of the run: a mean over the others says so not."""
+    named = {*seeds_of(read_json(run.run_file), run.run_file)} - {*without}
+    found = {*metrics["seed"].tolist()}
+    for some, others, file, other in (
+        (named, found, run.run_file, run.metrics_csv),
+        (found, named, run.metrics_csv, run.run_file),
+    ):
+        if more := sorted(some - others):
+            raise RunError(
+                f"{other}: has no seed {', '.join(map(str, more))}, of which "
+                f"{file.name} tells; {_RESTORE}"
+            )
+
+
+def _require_one_source(metrics: pd.DataFrame, file: pathlib.Path) -> None:
+    """Refuses rows of which columns cannot be of the same episodes.
+
+    R_each is the reward of all episodes by all their steps, and so R_tra by the mean
+    length, up to the rounding of single precision (2e-7 in every committed run). The
+    bound leaves room for copies with few digits, and for sums that nearly cancel; a
+    column that was pasted from another run, or a digit that was changed, is beyond it.
+    """
+    for mode in MODES:
+        names = [f"{mode}_{name}" for name in ("R_tra", "R_each", "len_tra")]
+        if not {*names} <= {*metrics.columns}:
+            continue
+        score, each, length = (metrics[name].to_numpy() for name in names)
+        odd = np.abs(score - each * length) > 1e-3 * (1 + np.abs(score))
+        for place in np.flatnonzero(odd)[:1]:
+            seed, epoch = (metrics[name].to_numpy()[place] for name in _KEYS)
+            row = metrics[names].to_numpy()[place]
+            told = ", ".join(f"{n} {x:g}" for n, x in zip(names, row, strict=True))
+            raise RunError(
+                f"{file}: seed {seed}, epoch {epoch}: {told}: the first is not the "
+                f"product of the others; {_RESTORE}"
+            )
 
 
 def _summary_row(run: FinishedRun) -> dict[str, str | int | float]:

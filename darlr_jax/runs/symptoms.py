@@ -4,9 +4,11 @@ Each rule follows one seed epoch by epoch and keeps a few numbers of what it has
 So an epoch costs the same however many there were, and a resumed run, whose rules are
 shown its rows again, finds what the uninterrupted one found. The thresholds are ours.
 They were set on runs of the published protocol on Coat, where they name the selector's
-reward hacking and, of 27 recommenders' critics, none. That the published
-recommenders, which are not paid for entropy, become deterministic is true of nearly all
-of them, and said.
+reward hacking and, of 27 recommenders' critics, none (of later runs that of `ips`, in
+three of five seeds). That the published recommenders, which are not paid for entropy,
+become deterministic is true of nearly all of them, and said. A score that was reached
+within the first epochs cannot rise any more: such a run is named for reward hacking
+where its references answer more and more, however high its score is.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import abc
 import collections
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from typing import NamedTuple
 
 from darlr_jax.runs.columns import ALL_USERS, SCORE
@@ -106,16 +108,32 @@ def find_symptoms(rows: Iterable[Row], k_sel: int | None = None) -> list[Symptom
     return Watch(k_sel).look(rows)
 
 
+def rules_for(
+    columns: Collection[str], k_sel: int | None = None
+) -> tuple[list[str], list[str]]:
+    """Names of the rules that a run with these columns is judged by, and of the others.
+
+    What asks about a learned selection is neither where nothing is picked.
+    """
+    rules = _all_rules(columns, k_sel)
+    judged = [rule.name for rule in rules if set(rule.needs) <= set(columns)]
+    return judged, [rule.name for rule in rules if rule.name not in judged]
+
+
 def _rules(row: Row, k_sel: int | None) -> list[Rule]:
     """The rules that a run with these columns can be judged by."""
-    score = score_name(row) or _SCORES[-1]
+    return [rule for rule in _all_rules(row, k_sel) if set(rule.needs) <= set(row)]
+
+
+def _all_rules(columns: Container[str], k_sel: int | None) -> list[Rule]:
+    score = score_name(columns) or _SCORES[-1]
     rules: list[Rule] = [_DivergingCritic(agent) for agent in _AGENTS]
     rules += [_BlindCritic(agent) for agent in _AGENTS]
     rules += [_DeterministicPolicy(agent) for agent in _AGENTS]
     rules += [_EarlyTermination(), _RewardHacking(score)]
     if k_sel is not None:
         rules.append(_Committee(k_sel))
-    return [rule for rule in rules if set(rule.needs) <= set(row)]
+    return rules
 
 
 # --- rules ----------------------------------------------------------------------------

@@ -29,9 +29,10 @@ def results(tmp_path):
 
     def write(
         method, matrix, changes=None, name=None, gain=0.0, folder="coat", epochs=4,
-        everybody=True, data=None,
+        everybody=True, data=None, status=None,
     ):  # fmt: skip
-        config = replace(preset("coat", method), changes or {})
+        settings = {"training.epochs": epochs} | (changes or {})
+        config = replace(preset("coat", method), settings)
         path = tmp_path / "raw" / folder / (name or method)
         with open_run(path, config, data_hashes=data or {"log": "abc"}) as run:
             run.update(ground_truth=matrix)
@@ -43,6 +44,8 @@ def results(tmp_path):
                     if not everybody:
                         del row[ALL_USERS]
                 writer.write(rows)
+            if status:
+                run.close(status)
 
     write.root = tmp_path
     return write
@@ -133,6 +136,71 @@ def test_runs_that_do_not_know_say_nothing(results):
     files = make_tables.files_of(results.root, "coat")
 
     assert "pays" not in files["tables/coat.md"] + files["tables/coat_paired.csv"]
+
+
+def test_tables_name_runs_that_do_not_say_what_paid_them(results):
+    results("mbpo", "an invented matrix")
+    results("dorl", "an invented matrix")
+    results("roler", None)
+    results("dorl", None, {"tracker.window": 5}, "dorl_short")
+    for method in ("mbpo", "roler"):
+        results(method, "an invented matrix", folder="coat_repeat")
+
+    files = make_tables.files_of(results.root, "coat")
+
+    said = "pays: an invented matrix.\n\nWhich matrix paid is not recorded of: "
+    for name, silent in (
+        *(("coat.md", "roler"), ("coat_paired.md", "roler, dorl_short")),
+        *(("coat_changed.md", "dorl_short"), ("coat_repeats.md", "roler")),
+    ):
+        assert f"{said}{silent}.\n" in files[f"tables/{name}"]
+
+
+def test_tables_name_runs_that_are_not_finished(results):
+    cut = {"training.epochs": 9}
+    results("mbpo", None)
+    results("darlr", None, cut, status="interrupted")
+    results("mbpo", None, cut, "mbpo_long", status="interrupted")
+    for method in ("mbpo", "darlr"):
+        results(method, None, cut, folder="coat_repeat", status="interrupted")
+
+    files = make_tables.files_of(results.root, "coat")
+
+    of = "(4 of 9 epochs)"
+    for name, said in (
+        ("coat.md", f"darlr {of}"),
+        ("coat_paired.md", f"darlr {of}, mbpo_long {of}"),
+        ("coat_changed.md", f"mbpo_long {of}"),
+        ("coat_repeats.md", f"darlr {of}, coat_repeat/mbpo {of}, coat_repeat/darlr"),
+    ):
+        assert f"\n\nUnfinished: {said}" in files[f"tables/{name}"]
+
+
+def test_a_run_that_is_not_finished_does_not_say_that_it_is(results):
+    results("mbpo", None, {"training.epochs": 9})
+    with pytest.raises(RunError, match=r"is finished, and metrics\.csv has 4 epochs"):
+        make_tables.files_of(results.root, "coat")
+
+
+def test_tables_of_users_drawn_name_rows_that_draw_others(results):
+    changes = {"evaluation.episodes": 7, "evaluation.all_users": False}
+    for method in ("mbpo", "dorl"):
+        results(method, None, everybody=False)
+    results("roler", None, changes, everybody=False)
+
+    files = make_tables.files_of(results.root, "coat")
+
+    assert "(evaluation.episodes) than most rows" in files["tables/coat_paired.md"]
+    assert "unless both have all users: roler.\n" in files["tables/coat_paired.md"]
+
+
+def test_an_interval_without_width_is_explained_where_it_stands(results):
+    results("mbpo", None)
+    results("darlr", None, gain=50.0)
+    files = make_tables.files_of(results.root, "coat")
+    assert "| 1.00 [1.00, 1.00] |" in files["tables/coat_paired.md"]
+    assert "do not overlap; it is no certainty." in files["tables/coat_paired.md"]
+    assert "no certainty" not in files["tables/coat.md"]
 
 
 def test_what_all_rows_changed_stands_beneath_the_table_once(results):

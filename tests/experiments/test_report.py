@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from darlr_jax.config import ConfigError
+from darlr_jax.config import ConfigError, replace
 from darlr_jax.presets import preset
 from darlr_jax.runs.writers import MetricsWriter
 from experiments import report
@@ -17,7 +17,8 @@ from tests.runs.conftest import metrics_row, open_run
 def program(tmp_path, monkeypatch):
     """Runs the program with flags on a folder of two runs."""
     for method in ("mbpo", "darlr"):
-        with open_run(tmp_path / "runs" / method, preset("coat", method)) as run:
+        config = replace(preset("coat", method), {"training.epochs": 1})
+        with open_run(tmp_path / "runs" / method, config) as run:
             MetricsWriter(run).write([metrics_row(seed, 1) for seed in (0, 1)])
     monkeypatch.setenv("HOME", str(tmp_path))
 

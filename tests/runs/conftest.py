@@ -34,6 +34,7 @@ def write_run(tmp_path):
 
     def write(name="run", seeds=(0, 1), epochs=8, method="darlr"):
         settings = {"method": method, "dataset.name": "coat"}
+        settings["training.epochs"] = epochs
         settings["environment.exit_rule"] = "none"  # as the preset has it
         config = replace(CONFIG, settings)
         with open_run(tmp_path / name, config, seeds=seeds) as run:

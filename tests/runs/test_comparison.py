@@ -20,6 +20,7 @@ from darlr_jax.runs.comparison import (
     Outcome,
     comparison_table,
     other_data,
+    other_draws,
     outcomes_of,
     paired_scores,
     refits,
@@ -344,7 +345,7 @@ def invented(plan, missing=()):
 
 @pytest.mark.parametrize(
     ("table", "panels"),
-    [("main", 1), ("curves", 2), ("sensitivity", 8), ("density", 2)],
+    [("main", 2), ("curves", 2), ("sensitivity", 8), ("density", 2)],
 )
 def test_pictures_of_finished_rows(table, panels):
     pytest.importorskip("matplotlib")
@@ -358,6 +359,28 @@ def test_pictures_of_finished_rows(table, panels):
     if table == "main":
         assert plan.rows[0].name in names
         assert plan.rows[-1].name not in names
+        assert "paired by seed" in figure.axes[1].get_title(loc="left")
+
+
+def test_rows_of_other_lengths_say_their_epochs_and_stand_beside_their_pair():
+    """Their means cannot be compared: of a run that rises, the longer is higher."""
+    pytest.importorskip("matplotlib")
+    plan = make_plan("main", "coat")
+    plan = plan._replace(rows=plan.rows[:2])
+    first, second = invented(plan)
+    second = second._replace(
+        row=second.row._replace(against=first.row.name),
+        metrics=second.metrics[second.metrics["epoch"] <= 2],
+    )
+    figure = draw_plan(plan, [first, second], PUBLISHED, "x")
+    scores, pairs = figure.axes
+    assert [text.get_text() for text in scores.get_yticklabels()] == [
+        f"{first.row.name}, 4 epochs",
+        f"{second.row.name}, 2 epochs",
+    ]
+    points = pairs.lines[0]
+    assert points.get_xdata() == pytest.approx([0.1, 0.2])  # by seed
+    assert set(points.get_ydata()) == {1}
 
 
 def test_lines_say_whom_their_differences_are_of():
@@ -470,6 +493,21 @@ def test_rows_that_have_read_other_data_are_named():
     assert said.startswith("Of the same data set, but of other files, or")
     assert said.endswith(": dorl; otherwise still: ips.")
     assert not other_data([rows[0], *rows[2:5]])
+
+
+def test_rows_that_draw_other_users_are_named_where_it_matters():
+    drawn = metrics().drop(columns=ALL_USERS)
+    more = {"evaluation.episodes": 200}
+    rows = [outcome("mbpo", drawn), outcome("dorl", drawn)]
+    rows.append(outcome("roler", drawn, changes=more))
+
+    (said,) = other_draws(rows)
+
+    assert said.endswith(
+        "paired by seed but not by user, unless both have all users: roler."
+    )
+    assert not other_draws(rows[:2])
+    assert not other_draws([each._replace(metrics=metrics()) for each in rows])
 
 
 def test_repeats_worked_by_hand(write_run):

@@ -7,10 +7,11 @@ import math
 import pandas as pd
 import pytest
 
+from darlr_jax.config import replace
 from darlr_jax.runs.costs import Costs, costs_of, costs_table
 from darlr_jax.runs.results import read_run
 from darlr_jax.runs.writers import MetricsWriter
-from tests.runs.conftest import metrics_row, open_run
+from tests.runs.conftest import CONFIG, metrics_row, open_run
 
 ABACUS = {"count": 2, "kind": "abacus"}
 RECORD = {
@@ -82,7 +83,8 @@ def test_an_epoch_without_time_has_no_pace():
 
 @pytest.mark.parametrize(("steps", "pace"), [(1000, 0.5), (0, math.nan)])
 def test_table(tmp_path, steps, pace):
-    with open_run(tmp_path / "mbpo", seeds=[0, 1]) as run:
+    config = replace(CONFIG, {"training.epochs": 2})
+    with open_run(tmp_path / "mbpo", config, seeds=[0, 1]) as run:
         run.update(**RECORD, device=ABACUS)
         writer = MetricsWriter(run)
         for epoch in (1, 2):

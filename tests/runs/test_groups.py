@@ -26,11 +26,12 @@ def write(tmp_path):
 
     def rows(plan, names, overrides=None, **record):
         for row in choose_rows(plan, names).rows:
-            config = row_config(row, plan.dataset, overrides)
+            settings = {"training.epochs": 4} | (overrides or {})
+            config = row_config(row, plan.dataset, settings)
             with open_run(tmp_path / directory_name(row), config) as run:
                 run.update(**record)
                 writer = MetricsWriter(run)
-                for epoch in range(1, 5):
+                for epoch in range(1, 1 + config.training.epochs):
                     writer.write([metrics_row(seed, epoch) for seed in (0, 1)])
 
     rows.folder = tmp_path
@@ -94,7 +95,7 @@ def test_a_run_of_that_name_may_be_another(write):
     ("others", "found"),
     [
         ({"training.environments": 50}, []),  # of another size
-        ({"training.epochs": 7}, ["curves"]),  # the table has a column for it
+        ({"training.epochs": 3}, ["curves"]),  # the table has a column for it
     ],
 )
 def test_rows_of_another_size_are_another_table(write, others, found):
@@ -136,8 +137,8 @@ def test_runs_of_whole_plans_are_no_others(write):
 
 
 def test_runs_stand_in_the_order_of_the_methods(write_run, tmp_path):
-    for name in ("later", "darlr", "mbpo"):
-        write_run(name)
+    for name, method in (("later", "roler"), ("darlr",) * 2, ("mbpo",) * 2):
+        write_run(name, method=method)
     group = read_group(tmp_path)
     assert [run.name for run in group.runs] == ["mbpo", "darlr", "later"]
     with pytest.raises(RunError, match="no run directories"):
@@ -145,12 +146,21 @@ def test_runs_stand_in_the_order_of_the_methods(write_run, tmp_path):
 
 
 def test_what_reproduce_makes_beside_its_runs_is_no_run(write_run, tmp_path):
-    write_run("mbpo")
+    write_run("mbpo", method="mbpo")
     for name in ("tables", ".hidden"):
         (tmp_path / name).mkdir()
     assert [run.name for run in read_group(tmp_path).runs] == ["mbpo"]
     (tmp_path / "notes").mkdir()
     with pytest.raises(RunError, match=r"notes: no run directory \(it has no config"):
+        read_group(tmp_path)
+
+
+def test_a_directory_is_not_called_as_another_method(write_run, tmp_path):
+    write_run("roler", method="roler")
+    write_run("roler_darlr", method="darlr")  # of no method: as one likes
+    assert len(read_group(tmp_path).runs) == 2
+    write_run("mbpo", method="dorl")
+    with pytest.raises(RunError, match=r"mbpo: is called as a method .* run of dorl"):
         read_group(tmp_path)
 
 

@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from darlr_jax.runs import panels
-from darlr_jax.runs.directory import RunDirectory, RunError
+from darlr_jax.runs.directory import RunError
 from darlr_jax.runs.panels import PANELS
 from darlr_jax.runs.writers import MetricsWriter
-from tests.runs.conftest import metrics_row
+from tests.runs.conftest import metrics_row, open_run
 
 EVERYTHING = {name: 0.5 for panel in PANELS for name in (*panel.left, *panel.right)}
 
@@ -55,14 +55,27 @@ def test_panels_whose_columns_exist(write_run, figures):
         assert axis.get_ylabel() or axis.get_legend()
 
 
+def plot_everything(path):
+    with open_run(path) as run:
+        MetricsWriter(run).write([metrics_row(seed, 1) | EVERYTHING for seed in (0, 1)])
+    panels.plot_curves(path)
+
+
 def test_all_panels(tmp_path, figures):
-    run = RunDirectory(tmp_path)
-    MetricsWriter(run).write([metrics_row(seed, 1) | EVERYTHING for seed in (0, 1)])
-    panels.plot_curves(tmp_path)
+    plot_everything(tmp_path / "run")
     titles = {axis.get_title(loc="left") for axis in figures[0].axes} - {""}
     assert titles == {"True reward of an episode", *(p.title for p in PANELS)}
     lines = [line for axis in figures[0].axes for line in axis.get_lines()]
     assert len(lines) == 2 + sum(len(p.left) + len(p.right) for p in PANELS)
+
+
+def test_a_share_has_the_axis_of_shares_and_a_second_line_is_dashed(tmp_path, figures):
+    """What hardly moves must not look alive; one line may lie on another."""
+    plot_everything(tmp_path / "run")
+    axes = {axis.get_title(loc="left"): axis for axis in figures[0].axes}
+    critics = axes["What the critics foresee"]
+    assert critics.get_ylim() == (0.0, 1.0)
+    assert [line.get_linestyle() for line in critics.lines] == ["-", "--"]
 
 
 def test_without_matplotlib_one_line_says_what_to_do(write_run, monkeypatch, caplog):
@@ -86,10 +99,7 @@ def test_a_single_epoch_can_be_seen(write_run, figures, epochs, marker):
 
 
 def test_epochs_are_whole_and_points_of_two_axes_apart(tmp_path, figures):
-    run = RunDirectory(tmp_path)
-    writer = MetricsWriter(run)
-    writer.write([metrics_row(seed, 1) | EVERYTHING for seed in (0, 1)])
-    panels.plot_curves(tmp_path)
+    plot_everything(tmp_path / "run")
     axes = figures[0].axes
     for axis in axes:
         assert all(float(tick).is_integer() for tick in axis.get_xticks())

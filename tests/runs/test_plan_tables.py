@@ -58,6 +58,34 @@ def test_every_form_has_the_notes():
     assert "Chosen" not in whole[".md"] + whole[".tex"]
 
 
+def test_every_form_says_what_is_cut_and_what_is_not_recorded():
+    plan = choose_rows(make_plan("main", "coat"), ["mbpo", "dorl", "mopo"])
+    mbpo, mopo, dorl = outcomes(plan)
+    short = dorl.metrics[dorl.metrics["epoch"] <= 41]
+    rows = [
+        mbpo._replace(truth="theirs"),
+        dorl._replace(metrics=short, truth="theirs"),
+        mopo._replace(metrics=None, state="not run"),  # says so, in place of seeds
+    ]
+    table = plan_table(plan, rows, PUBLISHED, "theirs")
+    texts = [plan_texts(table)[".md"], plan_texts(table)[".tex"], brief_text(table)]
+    for text in texts:
+        assert "Unfinished: dorl (41 of 200 epochs)." in text
+        assert "not recorded" not in text
+    rows[0] = mbpo
+    table = plan_table(plan, rows, PUBLISHED, "theirs")
+    assert "Which matrix paid is not recorded of: mbpo." in brief_text(table)
+
+
+def test_an_interval_without_width_is_explained_where_it_stands():
+    plan = choose_rows(make_plan("main", "coat"), ["roler", "darlr"])
+    table = compared(plan)
+    assert "P(better)" in table.rows
+    for form in (".md", ".tex"):
+        assert "do not overlap; it is no certainty." in plan_texts(table)[form]
+    assert "no certainty" not in brief_text(table)  # which has no such column
+
+
 def test_every_form_names_rows_on_another_fit():
     plan = choose_rows(make_plan("main", "coat"), ["mbpo", "dorl", "mopo"])
     rows = [

@@ -102,12 +102,28 @@ def test_a_page_stands_alone_and_nests(run):
     assert text.count("alert(&#x27;x&#x27;)") >= 6
 
 
+def test_the_page_of_an_unfinished_run_says_so(run):
+    config = json.loads((run / "config.json").read_text())
+    config["training"] = config["training"] | {"epochs": 200}
+    update_json(run / "config.json", **config)
+    update_json(RunDirectory(run).run_file, status="interrupted")
+    assert "The run has 8 of 200 epochs." in run_report(run, PUBLISHED)
+
+
+@pytest.mark.parametrize("name", ["calibration", "estimates"])
+def test_a_file_without_its_parts_is_named(run, name):
+    file = run / f"{name}.json"
+    file.write_text("{}")
+    with pytest.raises(RunError, match=rf"{name}\.json: has no .*; bring back a copy"):
+        run_report(run, PUBLISHED)
+
+
 def test_what_the_page_of_a_run_says(run):
     text = run_report(run, PUBLISHED)
     assert "darlr on coat" in text
     assert "<b>45.50</b><span> [45.00, 46.00]</span>" in text  # 10 * epoch + seed
     assert "published (one seed)" not in text  # its dataset differs from the preset's
-    assert "The run has 8 of 200 epochs." in text
+    assert "of 8 epochs" not in text  # it is whole
     assert "Nothing is changed of the preset" not in text
     assert text.count("<li><b class='alarm'>") == 2  # the two warnings of run.json
 
@@ -146,7 +162,7 @@ def test_the_page_of_a_group_of_one_plan_has_its_table_alone(tmp_path):
     pytest.importorskip("matplotlib")
     plan = make_plan("roler", "coat")
     for row in plan.rows:
-        config = row_config(row, "coat")
+        config = row_config(row, "coat", {"training.epochs": 1})
         with open_run(tmp_path / directory_name(row), config) as run:
             MetricsWriter(run).write([metrics_row(seed, 1) for seed in (0, 1)])
     group = read_group(tmp_path)
@@ -188,7 +204,8 @@ def test_a_run_without_warnings_is_judged_by_todays_rules(run):
     del record["warnings"]
     RunDirectory(run).run_file.write_text(json.dumps(record))
     text = run_report(run, PUBLISHED)
-    assert "early termination and reward hacking holds in 8 epochs." in text
+    assert "No rule holds in 8 epochs. Judged: collapsed policy (recommender)" in text
+    assert "(not of this method, or not recorded): diverging critic (recom" in text
     assert "The run recorded no warnings; these rules are today&#x27;s." in text
     lines = RunDirectory(run).metrics_csv.read_text().splitlines()
     place = lines[0].split(",").index("recommender_entropy")

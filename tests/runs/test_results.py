@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -13,6 +14,8 @@ from darlr_jax.config import replace
 from darlr_jax.presets import preset
 from darlr_jax.runs import results
 from darlr_jax.runs.directory import RunDirectory, RunError, write_json
+from darlr_jax.runs.writers import MetricsWriter
+from tests.runs.conftest import metrics_row, open_run
 from tests.runs.test_comparison import PUBLISHED
 
 
@@ -139,6 +142,11 @@ def replace_line(number, line):
     return damage
 
 
+def replace_cell(old, new):
+    """In the row of seed 1 in epoch 1, the third line."""
+    return replace_line(2, lambda line: line.replace(f",{old},", f",{new},", 1))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -153,11 +161,30 @@ def replace_line(number, line):
         ),
         (
             replace_line(2, lambda line: line.replace("11.0", "")),
-            "NX_0_R_tra has empty",
+            "line 3: NX_0_R_tra is empty, expected a finite",
         ),
+        *(
+            (replace_cell("11.0", cell), f"line 3: NX_0_R_tra is {told}")
+            for cell, told in (
+                *(("7_3", "'7_3', no number"), ("٧٣", "'٧٣', no number")),
+                *(("nan", "'nan', no"), ("inf", "'inf', no"), ("1e", "'1e', no")),
+                *(("1e400", "inf, exp"), ("-1e999", "-inf, exp")),
+            )
+        ),
+        (replace_cell("0.5", ""), "line 3: seconds is empty"),
+        (replace_cell("100", ""), "line 3: env_steps is empty"),
+        (replace_cell("4.0", "1e400"), "line 3: FB_len_tra is inf"),
+        (replace_cell("11.25", "1e400"), "line 3: NX_0_all_users_R_tra is inf"),
+        (replace_line(2, lambda line: line.replace("1,1,", "1.5,1,")), "seed is 1.5"),
+        (replace_line(2, lambda line: line.replace("1,1,", "1,1.5,")), "epoch is 1.5"),
+        (replace_line(2, lambda line: line.replace("1,1,", "1e300,1,")), "seed is 1e+"),
         (
             replace_line(0, lambda line: line.replace("FB_R_tra", "x")),
             "column FB_R_tra",
+        ),
+        (
+            replace_line(0, lambda line: line.replace("FB_MCD", "NX_0_R_tra")),
+            "line 1: names column 'NX_0_R_tra' twice",
         ),
         (lambda lines: lines.__delitem__(slice(3, 5)), "missing or repeated epochs"),
         (lambda lines: lines.append(lines[-1]), "missing or repeated epochs"),
@@ -174,6 +201,120 @@ def test_malformed_metrics_are_named(write_run, damage, message):
         results.read_run(path)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_rows_of_failed_seeds_that_are_left_out_may_be_empty(write_run):
+    path = write_run(epochs=3)
+    change_line(RunDirectory(path).metrics_csv, 2, lambda line: line.replace("11.", ""))
+    RunDirectory(path).metrics_jsonl.unlink()
+    assert list(results.load_metrics(path, without=[1])["seed"]) == [0] * 3
+
+
+# --- parts of one directory -----------------------------------------------------------
+
+
+def change_json(file, **fields):
+    """Sets fields of a JSON file; None takes one away."""
+    content = json.loads(file.read_text()) | fields
+    kept = {name: value for name, value in content.items() if value is not None}
+    file.write_text(json.dumps(kept))
+
+
+def test_a_seed_that_was_lost_is_named(write_run):
+    path = write_run(seeds=(3, 1, 4))
+    run = RunDirectory(path)
+    lines = run.metrics_csv.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(("1,", "4,"))]
+    run.metrics_csv.write_text("".join(kept))
+    run.metrics_jsonl.unlink()
+    for read in (results.read_run, results.load_metrics):  # jobs read by the second
+        with pytest.raises(RunError, match=r"metrics\.csv: has no seed 1, 4, of which"):
+            read(path)
+    assert set(results.load_metrics(path, without=[1, 4])["seed"]) == {3}
+
+
+def test_a_seed_that_nobody_asked_for_is_named(write_run):
+    path = write_run(seeds=(0, 1))
+    change_json(RunDirectory(path).run_file, seeds=[0])
+    with pytest.raises(RunError, match=r"run\.json: has no seed 1, of which metrics"):
+        results.load_metrics(path)
+
+
+@pytest.mark.parametrize("seeds", [None, [], 2, "01", [0, 1.0], [0, True], [[0], 1]])
+def test_seeds_are_whole_numbers(write_run, seeds):
+    path = write_run()
+    change_json(RunDirectory(path).run_file, seeds=seeds)
+    with pytest.raises(RunError, match=r"run\.json: seeds is .*list of whole numbers"):
+        results.read_run(path)
+
+
+def test_a_run_has_a_status(write_run):
+    path = write_run()
+    change_json(RunDirectory(path).run_file, status=None)
+    with pytest.raises(RunError, match=r"run\.json: has no status"):
+        results.read_run(path)
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted", "message"),
+    [
+        ("finished", 8, None),
+        ("finished", 9, "is finished, and metrics.csv has 8 epochs of the 9"),
+        ("interrupted", 9, None),
+        ("running", 9, None),
+        ("interrupted", 7, "is interrupted, and metrics.csv has 8 epochs of the 7"),
+    ],
+)
+def test_a_finished_run_has_all_its_epochs(write_run, status, wanted, message):
+    path = write_run(epochs=8)
+    run = RunDirectory(path)
+    change_json(run.run_file, status=status)
+    change_json(run.config_file, training={"epochs": wanted})
+    if message is None:
+        assert len(results.read_run(path).metrics) == 16
+    else:
+        with pytest.raises(RunError, match=message):
+            results.read_run(path)
+
+
+@pytest.mark.parametrize("each", [2.5, 2.5001, 2.6])
+@pytest.mark.parametrize("mode", ["FB", "NX_0", "NX_10"])
+def test_rewards_and_lengths_are_of_the_same_episodes(tmp_path, mode, each):
+    """R_tra is 10 in 4 steps, and so 2.5 each, but for rounding."""
+    config = replace(preset("coat", "mbpo"), {"training.epochs": 1})
+    with open_run(tmp_path, config) as run:
+        rows = [metrics_row(seed, 1) for seed in (0, 1)]
+        for row in rows:
+            row |= {f"{mode}_R_tra": 10.0, f"{mode}_R_each": 2.5}
+        rows[1][f"{mode}_R_each"] = each
+        MetricsWriter(run).write(rows)
+    if each < 2.6:
+        assert len(results.read_run(tmp_path).metrics) == 2
+    else:
+        told = (
+            rf"seed 1, epoch 1: {mode}_R_tra 10, {mode}_R_each 2.6, {mode}_len_tra 4:"
+        )
+        with pytest.raises(RunError, match=told):
+            results.read_run(tmp_path)
+
+
+@pytest.mark.parametrize("failed", [[1], {"seed": 1}, [{"seed": 1}], "1"])
+def test_failures_that_are_malformed_are_named(write_run, failed):
+    path = write_run()
+    change_json(RunDirectory(path).run_file, failed_seeds=failed)
+    with pytest.raises(RunError, match=r"run\.json: failed_seeds is .*a list of obj"):
+        results.read_run(path)
+
+
+@pytest.mark.parametrize("epochs", [3, [1], {"loss": 1}])
+def test_a_report_of_a_fit_that_is_malformed_is_named(write_run, epochs):
+    path = write_run()
+    write_json(RunDirectory(path).world_model, {"epochs": epochs})
+    with pytest.raises(RunError, match=r"world_model\.json: epochs is no list of JSON"):
+        results.read_run(path)
+
+
+# --- the two files of metrics ---------------------------------------------------------
 
 
 def change_line(file, number, change):
