@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
+from darlr_jax.config import ConfigError
 from experiments import cli
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ def main(argv: list[str]) -> None:
         "is of training, and data are the same for all; leave it out",
     )
     config = cli.experiment_config()
+    is_part = config.dataset.thinning.share < 1 or config.dataset.validation.share > 0
+    if is_part and STRICT.value:
+        raise ConfigError(
+            "--strict: counts of a part of the log are none that were published; leave "
+            "out dataset.thinning and dataset.validation"
+        )
     logging.set_verbosity(logging.WARNING)  # JAX tells which accelerators are absent
     started = time.perf_counter()
     dataset = cli.prepare_dataset(config.dataset, download=True)
@@ -48,14 +55,14 @@ def main(argv: list[str]) -> None:
     from darlr_jax.runs.results import to_markdown
 
     source = None if config.dataset.twin else SOURCES.get(config.dataset.name)
-    counts = count(dataset)
-    table = count_table(counts, source.statistics if source else None)
+    counts, published = count(dataset), source.statistics if source else None
+    table = count_table(counts, published)
     print(f"{to_markdown(table)}\n")
     print(f"evaluation pays: {dataset.ground_truth}")
     if source:
         print(f"terms: {source.terms} ({source.page})")
     print(f"data hash: {data_hash(dataset)[:16]}  ready in {seconds:.1f} s")
-    differences = source.statistics.differences(counts) if source else []
+    differences = [] if published is None or is_part else published.differences(counts)
     for line in differences:
         cli.say(f"warning: {line}")
     if differences and STRICT.value:

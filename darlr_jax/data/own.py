@@ -11,6 +11,7 @@ as numbers where all are whole numbers, otherwise as texts.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -339,6 +340,7 @@ def _read_features(
     tags = config.item_tags if side == "item" else ""
     # Asked for in any case: a column of tags that is not there is refused.
     names = dict.fromkeys([*_column_names(config, field), tags or key])
+    _require_names(_path(config, field), [*names])
     columns = [frames.Column(name, "text", missing=name == tags) for name in names]
     table = _read(config, field, columns)
     table = table.iloc[_rows_of(config, field, table[key], ids)]
@@ -353,6 +355,15 @@ def _read_features(
     return _Features(tuple(features), matrix)
 
 
+def _require_names(path: Path, names: Sequence[str]) -> None:
+    """Refuses a column without a name: a feature is called by that of its column."""
+    if "" in names:
+        raise DataError(
+            f"{path}: line 1: column {names.index('') + 1} has no name; name it, or "
+            "leave it out (of pandas: to_csv(..., index=False))"
+        )
+
+
 def _column_names(config: CsvConfig, field: str) -> list[str]:
     """All columns of a file, which may have any but must have its key."""
     key = getattr(config, field.removesuffix("_features"))
@@ -360,7 +371,8 @@ def _column_names(config: CsvConfig, field: str) -> list[str]:
     layout = _layout(config)
     separator = layout.separator  # several characters are a regular expression
     header = pd.read_csv(
-        _path(config, field),
+        (path := _path(config, field)),
+        compression="gzip" if path.suffix == ".gz" else None,  # as all others are read
         sep=separator if len(separator) == 1 else re.escape(separator),
         engine="python",
         encoding=layout.encoding,

@@ -83,7 +83,8 @@ def opened(path: Path, origin: str) -> Iterator[Any]:
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: is no text file: found bytes that are not {error.encoding}"
+            f"{path}: is no text file: found bytes that are not {error.encoding}; save "
+            "it as text in that encoding (a name that ends in .gz: compressed by gzip)"
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None

@@ -1,5 +1,6 @@
 """A user's own files: small ones computed by hand, and what is refused."""
 
+import dataclasses
 import gzip
 
 import numpy as np
@@ -263,6 +264,29 @@ def test_tags_are_categories_where_none_are_named(given_files):
     assert data.item_tags.shape == (3, 0)
 
 
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("place", [1, 3])
+def test_a_column_without_a_name_is_no_column_of_tags(given_files, side, place):
+    """As pandas writes its index, or a comma too many at the end of each line."""
+    ids = {"user": (2, 10), "item": ("pear", "fig", "apple")}[side]
+    key = COLUMNS[side]
+    rows = [(key, "kind"), *((name, "a") for name in ids)]
+    cells = [["", *row] if place == 1 else [*row, ""] for row in rows]
+    content = "".join(f"{','.join(map(str, row))}\n" for row in cells)
+    message = refused(given_files(**{f"{side}_features": content}))
+    assert f"{side}_features.csv: line 1: column {place} has no name" in message
+
+
+def test_a_suffix_says_nothing_but_gz(given_files, tmp_path):
+    config = given_files({"item_tags": "tags"}, item_features=ITEMS)
+    path = tmp_path / "item_features.csv"
+    path.rename(named := path.with_suffix(".zip"))
+    found = load(dataclasses.replace(config, item_features=str(named)))
+    path.write_text(ITEMS)
+    for one, two in zip(found.item_features, load(config).item_features, strict=True):
+        np.testing.assert_array_equal(one.codes, two.codes)
+
+
 def test_items_without_any_tag(given_files):
     items = "what,tags\npear,\nfig,\napple,\n"
 
@@ -380,7 +404,7 @@ def test_incomplete_matrix_is_refused(given_files, tmp_path, content, expected):
         (LOG.replace("70,", "noon,"), "line 7, column 'when'"),
         (LOG.replace("70,", "1e17,"), "line 7, column 'when'"),
         (LOG[:-4], "line 8: expected 5 fields, found 4; the file ends here"),
-        (b"\xff\xfe" + LOG.encode("utf-16-le"), "is no text file"),
+        (b"\xff\xfe" + LOG.encode("utf-16-le"), "not utf-8; save it as text in that"),
         ("when,who,what,stars\n1,2,pear,3\n2,2,fig,4\n", "found 1 and 2; is the file"),
         ("when,who,what,stars\n1,2,pear,3\n2,7,pear,4\n", "found 2 and 1; is the file"),
     ],

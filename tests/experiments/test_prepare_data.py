@@ -167,6 +167,18 @@ def test_strict_has_nothing_against_official_counts(by_hand, prepare):
     assert "terms: CC BY-NC 4.0" in out
 
 
+def test_a_part_of_a_log_is_not_compared_with_what_was_published(by_hand, prepare):
+    half = ["--dataset=coat", f"--data_dir={by_hand}"]
+    half += ["--set=dataset.thinning.share=0.5"]
+    out, err = prepare(*half)
+    assert "rows log" in out and warnings(err) == []
+
+    done = run("experiments.prepare_data", *half, "--strict")
+    assert done.code == 1
+    assert "--strict: counts of a part of the log are none" in done.err
+    assert "Traceback" not in done.err
+
+
 def test_hash_tells_what_was_made_of_the_same_files(by_hand, prepare):
     arguments = ("--dataset=kuairec", f"--data_dir={by_hand}")
     hashes = [
