@@ -15,7 +15,7 @@ import difflib
 import functools
 import typing
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -461,6 +461,19 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
         is_text = isinstance(defaults.get(path), str) and not isinstance(literal, str)
         changes[path] = value.strip() if is_text else literal
     return changes
+
+
+def parse_seeds(texts: Sequence[str]) -> list[int]:
+    """Distinct whole numbers from 0 to 2**32 - 1. Raises ConfigError otherwise."""
+    seeds = []
+    for text in texts:
+        digits = text.strip()
+        if not digits.isdecimal() or len(digits) > 10 or int(digits) >= 2**32:
+            raise ConfigError(f"--seeds: {text!r:.60} is no whole number below 2**32")
+        seeds.append(int(text))
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ConfigError(f"--seeds={','.join(texts)}: expected distinct numbers")
+    return seeds
 
 
 def as_text(value: Any) -> str:

@@ -186,19 +186,6 @@ def runs_beside(
     return runs
 
 
-def parse_seeds(texts: Sequence[str]) -> list[int]:
-    """Distinct whole numbers from 0 to 2**32 - 1. Raises ConfigError otherwise."""
-    seeds = []
-    for text in texts:
-        digits = text.strip()
-        if not digits.isdecimal() or len(digits) > 10 or int(digits) >= 2**32:
-            raise ConfigError(f"--seeds: {text!r:.60} is no whole number below 2**32")
-        seeds.append(int(text))
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise ConfigError(f"--seeds={','.join(texts)}: expected distinct numbers")
-    return seeds
-
-
 def user_path(name: str) -> pathlib.Path:
     """The path that a flag names, in which `~` is a home folder.
 

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from darlr_jax.config import ConfigError
+from darlr_jax.config import ConfigError, parse_seeds
 from darlr_jax.files import replacing
 from darlr_jax.runs.comparison import Outcome, require_one_matrix
 from darlr_jax.runs.directory import RunError, read_json, writing
@@ -120,7 +120,7 @@ PUBLISHED = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
     """Flags -> plan -> runs -> files. Exits with 75 where it was asked to stop."""
     del argv
-    seeds = cli.parse_seeds(SEEDS.value)
+    seeds = parse_seeds(SEEDS.value)
     plan = make_plan(TABLE.value, cli.DATASET.value)
     if ROWS.value:
         plan = choose_rows(plan, ROWS.value)

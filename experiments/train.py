@@ -29,7 +29,7 @@ import sys
 
 from absl import flags
 
-from darlr_jax.config import ConfigError, ExperimentConfig
+from darlr_jax.config import ConfigError, ExperimentConfig, parse_seeds
 from darlr_jax.runs.preemption import REQUEUE, Interrupted, StopRequest
 from experiments import cli
 
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     if OVERWRITE.value and RESUME.value == "must":
         raise ConfigError("--overwrite: --resume=must says the opposite; drop one")
     config = cli.experiment_config()  # before JAX is imported: mistakes answer at once
-    seeds = cli.parse_seeds(SEEDS.value)
+    seeds = parse_seeds(SEEDS.value)
     workdir = WORKDIR.value or f"runs/{config.dataset.name}_{config.method}"
     runs = cli.runs_beside(config, str(cli.user_path(workdir)), BESIDE.value)
     with StopRequest(MAX_SECONDS.value, on_signal=_acknowledge) as stop:

@@ -228,24 +228,6 @@ def _require_fields_of_one_place(
             )
 
 
-def require_seeds(text: str) -> None:
-    """Refuses --seeds that no run could use, before the first one starts.
-
-    As `experiments.cli.parse_seeds`, whose module has flags of the same names.
-
-    Raises:
-      ConfigError: they are not distinct whole numbers below 2**32.
-    """
-    seeds = [part.strip() for part in text.split(",")] if text else []
-    for seed in seeds:
-        if not seed.isdecimal() or len(seed) > 10 or int(seed) >= 2**32:
-            raise config_lib.ConfigError(
-                f"--seeds: {seed!r:.60} is no whole number below 2**32"
-            )
-    if not seeds or len({int(seed) for seed in seeds}) != len(seeds):
-        raise config_lib.ConfigError(f"--seeds={text}: expected distinct numbers")
-
-
 def parse_sweep(texts: Sequence[str]) -> dict[str, list[str]]:
     """Turns `["selector.k_sel=5,15"]` into `{"selector.k_sel": ["5", "15"]}`.
 
@@ -367,7 +349,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"unexpected argument: {argv[1]}", file=sys.stderr)
         return 1
     try:
-        require_seeds(_SEEDS.value)
+        config_lib.parse_seeds(_SEEDS.value.split(","))
         jobs = expand(
             _METHODS.value,
             _DATASETS.value,

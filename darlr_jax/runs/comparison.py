@@ -269,7 +269,7 @@ def where_it_helps(outcomes: Sequence[Outcome]) -> list[str]:
     for series in dict.fromkeys(o.row.series for o in outcomes if o.row.against):
         places: dict[str, list[str]] = {"better": [], "worse": [], "undecided": []}
         for row in (o.row for o in outcomes if o.row.series == series):
-            pair = _against_its_pair(row, metrics)
+            pair = against_its_pair(row, metrics)
             if pair is not None and row.x is not None:
                 places[_verdict(pair)].append(f"{row.x:g}")
         said = [f"{word} at {', '.join(at)}" for word, at in places.items() if at]
@@ -280,7 +280,8 @@ def where_it_helps(outcomes: Sequence[Outcome]) -> list[str]:
     return sentences
 
 
-def _against_its_pair(row: Row, metrics: Mapping[str, pd.DataFrame]) -> Pair | None:
+def against_its_pair(row: Row, metrics: Mapping[str, pd.DataFrame]) -> Pair | None:
+    """A row and that of "against", paired; None where not both are among `metrics`."""
     if row.against is None or row.name not in metrics:
         return None
     return _pair_of(row.name, row.against, metrics)

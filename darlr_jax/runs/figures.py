@@ -14,6 +14,7 @@ from darlr_jax.runs.columns import ALL_USERS, SCORE
 from darlr_jax.runs.comparison import (
     Outcome,
     Pair,
+    against_its_pair,
     interval,
     paired,
     users_compared,
@@ -159,14 +160,9 @@ def _draw_scores(
 
 def _pairs_of(outcomes: Sequence[Outcome]) -> dict[str, Pair]:
     """Row -> its difference to the row of "against", where both are there."""
-    metrics = {outcome.row.name: outcome.metrics for outcome in outcomes}
-    pairs: dict[str, Pair] = {}
-    for name, other in ((o.row.name, o.row.against or "") for o in outcomes):
-        first, second = metrics[name], metrics.get(other)
-        if first is not None and second is not None and name != other:
-            pair = paired(first, second)
-            pairs |= {} if pair is None else {name: pair}
-    return pairs
+    metrics = {o.row.name: o.metrics for o in outcomes if o.metrics is not None}
+    pairs = {o.row.name: against_its_pair(o.row, metrics) for o in outcomes}
+    return {name: pair for name, pair in pairs.items() if pair is not None}
 
 
 def _names_and_epochs(outcomes: Sequence[Outcome]) -> list[str]:

@@ -10,7 +10,6 @@ import sys
 import pytest
 
 from darlr_jax.config import ConfigError
-from experiments import cli
 from launch import grid
 
 ROOT = pathlib.Path(grid.__file__).parent.parent
@@ -118,25 +117,6 @@ def test_sweeping_a_value_twice_would_be_two_runs_in_one_directory(text):
 def test_a_tuple_is_not_cut_into_values():
     with pytest.raises(ConfigError, match="a tuple cannot be swept; give each a grid"):
         grid.parse_sweep(["recommender.hidden=(64,64),(32,32)"])
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["0", "0,1,2", " 3, 4", "", "0,0", "1,01", "x", "-1", "1.5", "4294967295",
-     "4294967296", "0,", ",", "\N{SUPERSCRIPT TWO}"],
-)  # fmt: skip
-def test_seeds_are_refused_as_the_runs_would_refuse_them(text):
-    def refused(check, argument):
-        try:
-            check(argument)
-        except ConfigError as error:
-            return str(error).partition(":")[2]
-        return None
-
-    texts = [part.strip() for part in text.split(",")] if text else []
-    assert (refused(grid.require_seeds, text) is None) == (
-        refused(cli.parse_seeds, texts) is None
-    )
 
 
 def job(path, code):

@@ -196,7 +196,7 @@ def start(arguments, parser):
     if len(rest) > 1:
         return None
     config = cli.experiment_config()
-    seeds = cli.parse_seeds(train.SEEDS.value)
+    seeds = config_lib.parse_seeds(train.SEEDS.value)
     if config.dataset.name != "synthetic" and not config.dataset.twin:
         cli.prepare_dataset(config.dataset)
     return config, seeds
